@@ -1,0 +1,3 @@
+//! Recording of every packet at every interface of interest.
+
+pub mod frame;

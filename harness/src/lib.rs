@@ -1,0 +1,4 @@
+//! A conformance lab for overlays, made of Linux network namespaces.
+
+pub mod capture;
+pub mod topology;

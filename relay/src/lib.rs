@@ -1,0 +1,1 @@
+//! An overlay daemon: flannel's UDP backend with etcd v3.
