@@ -1,4 +1,6 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
 pub mod capture;
+pub mod netns;
+pub mod sandbox;
 pub mod topology;

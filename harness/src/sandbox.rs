@@ -1,0 +1,143 @@
+//! Private namespaces around the whole process, so that the kernel removes every trace of a lab however the
+//! process ends.
+//!
+//! As root the process gets mount and network namespaces of its own; without root it first gets a user namespace in
+//! which it is root (`user_namespaces(7)`). All mounts below `/` are made private, so nothing done here reaches the
+//! machine, and a fresh tmpfs over `/dev/shm` holds the labs' files. When the last process of the sandbox is gone, so
+//! are its namespaces, devices, mounts and files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
+
+/// Where the labs' files live, on a tmpfs that only this process and its children see.
+///
+/// `/dev/shm` exists on every Linux system and holds nothing that a lab's programs need, so covering it hides
+/// nothing of use.
+const PRIVATE_DIR: &str = "/dev/shm";
+
+/// The process's own namespaces. Entered once, never left.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    rootless: bool,
+}
+
+/// Why the process could not get namespaces of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel or its configuration forbids user namespaces to this user.
+    #[error("creating a user namespace as an ordinary user: {source}\n{}", remedy(*.source))]
+    UserNamespace {
+        /// What `unshare(2)` said.
+        source: Errno,
+    },
+    /// Root, but without the capability.
+    #[error(
+        "creating mount and network namespaces as root: {source}\n\
+         This root lacks CAP_SYS_ADMIN, as in a container: run the container with `--privileged`, or run as an \
+         ordinary user where user namespaces are allowed."
+    )]
+    Unshare {
+        /// What `unshare(2)` said.
+        source: Errno,
+    },
+    /// A step after the namespaces were made.
+    #[error("setting up the private namespaces: {what}: {source}")]
+    Setup {
+        /// What was being done.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What to change on a machine that refuses `unshare(CLONE_NEWUSER)` with `errno`.
+fn remedy(errno: Errno) -> String {
+    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        return "AppArmor restricts them here: `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or \
+                run as root."
+            .to_owned();
+    }
+    if read("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+        return "They are switched off here: `sudo sysctl -w kernel.unprivileged_userns_clone=1`, or run as root."
+            .to_owned();
+    }
+    if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
+        return "None are allowed here: `sudo sysctl -w user.max_user_namespaces=10000`, or run as root."
+            .to_owned();
+    }
+    match errno {
+        Errno::EINVAL => {
+            "The process had more than one thread already; enter the sandbox first thing in `main`."
+                .to_owned()
+        }
+        _ => "A security module or container profile forbids it: allow unshare(2) there, or run as root."
+            .to_owned(),
+    }
+}
+
+impl Sandbox {
+    /// Moves the process into namespaces of its own.
+    ///
+    /// # Errors
+    /// When the machine forbids it: the message says what to change. Call it before any thread is started: the
+    /// kernel gives a user namespace only to a single-threaded process.
+    pub fn enter() -> Result<Self, Error> {
+        let rootless = !geteuid().is_root();
+        if rootless {
+            enter_user_namespace()?;
+        } else {
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+                .map_err(|source| Error::Unshare { source })?;
+        }
+        // Before any mount of ours: what the machine shares, it shares both ways.
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(setup("making / private"))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("harness"), PRIVATE_DIR, Some("tmpfs"), flags, Some("mode=1777"))
+            .map_err(setup(format!("mounting a tmpfs on {PRIVATE_DIR}")))?;
+        Ok(Self { rootless })
+    }
+
+    /// Whether the process is root only within its user namespace.
+    pub fn rootless(&self) -> bool {
+        self.rootless
+    }
+
+    /// A directory that exists only for this process and its children, and ends with them.
+    pub fn dir(&self) -> &Path {
+        Path::new(PRIVATE_DIR)
+    }
+
+    /// The path by which processes outside the sandbox, with enough rights, reach `path` inside it.
+    pub fn seen_from_outside(&self, path: &Path) -> PathBuf {
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        Path::new("/proc").join(std::process::id().to_string()).join("root").join(inside)
+    }
+}
+
+/// Makes the caller root of new user, mount and network namespaces (`user_namespaces(7)`, "Defining user and group
+/// ID mappings").
+fn enter_user_namespace() -> Result<(), Error> {
+    let (uid, gid): (Uid, Gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+        .map_err(|source| Error::UserNamespace { source })?;
+    let write = |path: &str, text: String| {
+        fs::write(path, text).map_err(|source| Error::Setup { what: format!("writing {path}"), source })
+    };
+    // gid_map may be written by an unprivileged process only once setgroups is denied.
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    write("/proc/self/uid_map", format!("0 {uid} 1"))
+}
+
+fn setup(what: impl Into<String>) -> impl FnOnce(Errno) -> Error {
+    let what = what.into();
+    |errno| Error::Setup { what, source: errno.into() }
+}
