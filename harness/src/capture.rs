@@ -1,3 +1,5 @@
 //! Recording of every packet at every interface of interest.
 
 pub mod frame;
+pub mod recorder;
+pub mod socket;

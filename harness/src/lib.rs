@@ -1,6 +1,9 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
 pub mod capture;
+pub mod netlink;
 pub mod netns;
+pub mod overlay;
 pub mod sandbox;
 pub mod topology;
+pub mod wait;
