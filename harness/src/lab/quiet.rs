@@ -1,0 +1,123 @@
+//! When everything sent has come to rest, and whether the daemons' counts agree with what the interfaces saw.
+
+use std::time::Duration;
+
+use super::{Error, INTERFACE, Lab};
+use crate::capture::frame::{Direction, Frame};
+use crate::overlay::{Counters, Way};
+use crate::packet::Packet;
+use crate::wait;
+
+/// For the last packets in flight to be forwarded, or dropped, by every daemon.
+const QUIET_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a node's interfaces had seen when its daemon started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Baseline(Seen);
+
+/// What a node's interfaces saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    to_device: u64,
+    from_device: u64,
+    datagrams_out: u64,
+    datagrams_in: u64,
+}
+
+/// A daemon's counts do not add up, or do not agree with its interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("packets are not conserved on {node}: {what}")]
+pub struct Breach {
+    /// The node.
+    pub node: String,
+    /// The two sides of the equation that does not hold.
+    pub what: String,
+}
+
+impl Lab {
+    /// Waits until every daemon has dealt with every packet that its interfaces gave it, and returns their counters.
+    ///
+    /// What a probe caused is then all recorded: nothing is under way any more.
+    ///
+    /// # Errors
+    /// When a daemon cannot be asked. The inner [`Breach`] is a verdict on the overlay: after two seconds packets
+    /// are still missing.
+    pub async fn quiet(&mut self) -> Result<Result<Vec<(String, Counters)>, Breach>, Error> {
+        let mut all = Vec::new();
+        for (node, daemon) in &self.daemons {
+            let Some(attachment) = self.attachments.get(node) else { continue };
+            let baseline = self.baselines.get(node).copied().unwrap_or_default();
+            let mut last = Breach { node: node.clone(), what: String::new() };
+            let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
+                let counters = match daemon.counters().await {
+                    Ok(Some(counters)) => counters,
+                    Ok(None) => return Ok(Ok(None)),
+                    Err(error) => return Ok(Err(error)),
+                };
+                match disagreement(&counters, &self.seen(node, &attachment.device).since(baseline.0)) {
+                    None => Ok(Ok(Some(counters))),
+                    Some(what) => {
+                        last.what.clone_from(&what);
+                        Err(what)
+                    }
+                }
+            });
+            match waited.await {
+                Ok(Ok(Some(counters))) => all.push((node.clone(), counters)),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Ok(Err(last)),
+            }
+        }
+        Ok(Ok(all))
+    }
+
+    /// What a node's interfaces have seen so far.
+    pub(super) fn baseline(&self, node: &str) -> Baseline {
+        let device = self.attachments.get(node).map_or("", |attachment| &attachment.device);
+        Baseline(self.seen(node, device))
+    }
+
+    fn seen(&self, node: &str, device: &str) -> Seen {
+        let port = self.topology.port;
+        let datagram = |frame: &Frame| is_tunnel_datagram(frame, port);
+        let count = |interface, direction| self.recorder.count(node, interface, direction, |_| true);
+        Seen {
+            to_device: count(device, Direction::Out),
+            from_device: count(device, Direction::In),
+            datagrams_out: self.recorder.count(node, INTERFACE, Direction::Out, datagram),
+            datagrams_in: self.recorder.count(node, INTERFACE, Direction::In, datagram),
+        }
+    }
+}
+
+impl Seen {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            to_device: self.to_device.saturating_sub(earlier.to_device),
+            from_device: self.from_device.saturating_sub(earlier.from_device),
+            datagrams_out: self.datagrams_out.saturating_sub(earlier.datagrams_out),
+            datagrams_in: self.datagrams_in.saturating_sub(earlier.datagrams_in),
+        }
+    }
+}
+
+/// The first equation between a daemon's counters and its interfaces that does not hold.
+fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
+    let (outbound, inbound) = (counters.dropped(Way::Outbound), counters.dropped(Way::Inbound));
+    let equations = [
+        ("packets sent to its device", seen.to_device, "packets that it read", counters.device_read),
+        ("datagrams received by eth0", seen.datagrams_in, "datagrams that it received", counters.received),
+        ("packets that it read", counters.device_read, "those it sent or dropped", counters.sent + outbound),
+        ("datagrams that it received", counters.received, "those it wrote or dropped", counters.device_written + inbound),
+        ("datagrams that it sent", counters.sent, "datagrams sent by eth0", seen.datagrams_out),
+        ("packets that it wrote", counters.device_written, "packets received from its device", seen.from_device),
+    ];
+    let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
+    Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
+}
+
+/// Whether a frame is a whole tunnel datagram or the first fragment of one.
+fn is_tunnel_datagram(frame: &Frame, port: u16) -> bool {
+    matches!(Packet::parse(frame, port).ipv4(), Some(ip) if ip.is_tunnel_datagram(port))
+}
