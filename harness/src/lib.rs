@@ -1,9 +1,13 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
 pub mod capture;
+pub mod flow;
+pub mod lab;
 pub mod netlink;
 pub mod netns;
 pub mod overlay;
+pub mod packet;
+pub mod probe;
 pub mod sandbox;
 pub mod topology;
 pub mod wait;

@@ -119,5 +119,5 @@ fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
 
 /// Whether a frame is a whole tunnel datagram or the first fragment of one.
 fn is_tunnel_datagram(frame: &Frame, port: u16) -> bool {
-    matches!(Packet::parse(frame, port).ipv4(), Some(ip) if ip.is_tunnel_datagram(port))
+    matches!(Packet::parse(frame, port).ipv4(), Some(ip) if ip.is_tunnel_datagram())
 }
