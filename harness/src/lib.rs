@@ -9,5 +9,6 @@ pub mod overlay;
 pub mod packet;
 pub mod probe;
 pub mod sandbox;
+pub mod suite;
 pub mod topology;
 pub mod wait;

@@ -1,0 +1,126 @@
+//! From a file to a case.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use miette::NamedSource;
+use toml::de::DeTable;
+
+use super::file::File;
+use super::mistake::{Error, Mistake};
+use super::{Case, check, structure};
+use crate::topology;
+
+/// The shortest suite file: what to write where there is nothing.
+const EXAMPLE: &str = r#"the shortest suite file is
+    about = "A ping crosses from one node to another."
+    steps = [{ ping = { from = "c1", to = "c2" } }]"#;
+
+/// A suite file of more octets than this was not written by a person.
+const LONGEST: u64 = 1 << 20;
+
+impl Case {
+    /// Reads and checks a suite file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, and when it is wrong: then with every mistake found, each with its place.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let octets = read(path)?;
+        let (text, broken) = match String::from_utf8(octets) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(at))
+            }
+        };
+        let parsed = match broken {
+            Some(at) => {
+                let wrong = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
+                let mistake = Mistake::new(wrong, "the file is not UTF-8 text", "not UTF-8");
+                Err(vec![mistake.help("TOML is UTF-8: save the file with that encoding")])
+            }
+            None => Self::parse(path, &text),
+        };
+        parsed.map_err(|mut mistakes| {
+            mistakes.sort_by_key(Mistake::offset);
+            let name = path.display().to_string();
+            Error::Mistakes { text: NamedSource::new(name, text), mistakes }
+        })
+    }
+
+    /// Checks a suite file's text.
+    fn parse(path: &Path, text: &str) -> Result<Self, Vec<Mistake>> {
+        if text.trim_start_matches('\u{feff}').trim().is_empty() {
+            return Err(vec![Mistake::new(0..0, "the suite file is empty", "nothing here").help(EXAMPLE)]);
+        }
+        let (document, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            return Err(errors.iter().map(not_toml).collect());
+        }
+        let mistakes = structure::check(&document);
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let file: File = toml::from_str(text).map_err(|error| vec![not_understood(&error)])?;
+        let (topology, mut mistakes) = topology::settle(&file.lab);
+        mistakes.extend(check::check(&file, &document, &topology));
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let File { about, source, lab, steps } = file;
+        let (about, source) = (about.to_string(), source.map(|source| source.to_string()));
+        Ok(Self { path: path.to_owned(), about, source, lab, topology, steps })
+    }
+}
+
+/// Reads a file, unless it is of a kind or size that no suite file is.
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let error = |source: std::io::Error, help: Option<&str>| Error::Read {
+        path: path.to_owned(),
+        source,
+        help: help.map(str::to_owned),
+    };
+    let failed = |source: std::io::Error| {
+        let help = match source.kind() {
+            ErrorKind::NotFound => {
+                Some("check the path: it is taken from the directory that the command runs in")
+            }
+            ErrorKind::PermissionDenied => {
+                Some("make the file readable to the user that the harness runs as")
+            }
+            _ => None,
+        };
+        error(source, help)
+    };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        let help = "name a file in it, or let all suite files in it be found";
+        return Err(error(ErrorKind::IsADirectory.into(), Some(help)));
+    }
+    if !metadata.is_file() {
+        let help = "a suite file is an ordinary file";
+        return Err(error(ErrorKind::Unsupported.into(), Some(help)));
+    }
+    if metadata.len() > LONGEST {
+        let help = "a suite file describes one case, and has at most 1 MiB";
+        return Err(error(ErrorKind::FileTooLarge.into(), Some(help)));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// A mistake in the TOML itself.
+fn not_toml(error: &toml::de::Error) -> Mistake {
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let mistake = Mistake::new(error.span().unwrap_or(0..0), format!("not TOML: {message}"), "here");
+    if message.contains("duplicate key") {
+        return mistake.help("a key stands once in its table: take one of the two out");
+    }
+    mistake
+        .help("strings stand in double quotes, lists in [ ], tables in { } on one line or under a [header]")
+}
+
+/// A mistake that only the types' own deserializers see.
+fn not_understood(error: &toml::de::Error) -> Mistake {
+    Mistake::new(error.span().unwrap_or(0..0), error.message().to_owned(), "not understood")
+}

@@ -1,0 +1,377 @@
+//! From the lab of a suite file to a topology: every default filled in, every address settled, every mistake found.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Container, Member, Node, Topology, name, offset};
+use crate::suite::{Lab, Mistake, Text, suggest};
+
+/// Flannel's default UDP port.
+const PORT: u16 = 8285;
+/// Prefix length of the nodes' subnets, unless the suite file gives them: flannel's default.
+pub(super) const SUBNET_LEN: u8 = 24;
+/// More nodes than this, each with a daemon, namespaces and a recording of every interface, are no longer a lab for
+/// one machine.
+const MAX_NODES: usize = 128;
+/// As with nodes.
+const MAX_CONTAINERS: usize = 256;
+
+/// Settles every name and address of a lab.
+///
+/// # Errors
+///
+/// Every mistake in it.
+pub fn plan(lab: &Lab) -> Result<Topology, Vec<Mistake>> {
+    let (topology, mistakes) = settle(lab);
+    if mistakes.is_empty() { Ok(topology) } else { Err(mistakes) }
+}
+
+/// As [`plan`], but with mistakes gives what can be settled all the same, so that the steps can be checked with it.
+pub(crate) fn settle(lab: &Lab) -> (Topology, Vec<Mistake>) {
+    let mut plan = Plan { lab, mistakes: Vec::new() };
+    let network = plan.network();
+    let underlay = plan.underlay(network);
+    let members = plan.members(underlay);
+    let nodes = plan.nodes(network, underlay);
+    let containers = plan.containers(&nodes);
+    plan.names(&nodes, &containers);
+    let topology = Topology {
+        network,
+        underlay,
+        mtu: lab.mtu,
+        port: PORT,
+        bridge: lab.bridge.to_string(),
+        masquerade: lab.masquerade,
+        nodes,
+        containers,
+        members,
+    };
+    (topology, plan.mistakes)
+}
+
+struct Plan<'a> {
+    lab: &'a Lab,
+    mistakes: Vec<Mistake>,
+}
+
+impl Plan<'_> {
+    fn mistake(&mut self, at: &Text, message: String, label: &str, help: impl Into<String>) {
+        self.mistakes.push(Mistake::new(at.span(), message, label).help(help));
+    }
+
+    /// Reads a prefix whose host bits are zero.
+    fn prefix(&mut self, text: &Text, what: &str) -> Option<Ipv4Net> {
+        match text.parse::<Ipv4Net>() {
+            Ok(prefix) if prefix == prefix.trunc() => Some(prefix),
+            Ok(prefix) => {
+                let whole = prefix.trunc();
+                let message = format!("{what} {text} has bits set after its first {}", prefix.prefix_len());
+                self.mistake(text, message, "an address, not a network", format!("did you mean {whole:?}?"));
+                None
+            }
+            Err(_) => {
+                let message = format!("{what} {text:?} is not an IPv4 prefix");
+                let help =
+                    format!("write an address and a length, as in {:?}", Lab::default().network.as_str());
+                self.mistake(text, message, "not a prefix", help);
+                None
+            }
+        }
+    }
+
+    /// Reads a network of its own: one that hosts can have addresses of.
+    fn unicast(&mut self, text: &Text, what: &str) -> Option<Ipv4Net> {
+        let prefix = self.prefix(text, what)?;
+        let first = prefix.network();
+        let reserved = first.is_loopback() || first.is_multicast() || matches!(first.octets()[0], 0 | 240..);
+        if reserved || prefix.prefix_len() < 8 {
+            let message = format!("{what} {prefix} is not one that hosts can have addresses of");
+            let help = "take a private one: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, or a part of these";
+            self.mistake(text, message, "reserved by the Internet's protocols, or too large", help);
+            return None;
+        }
+        Some(prefix)
+    }
+
+    fn network(&mut self) -> Ipv4Net {
+        let text = &self.lab.network;
+        let network = self.unicast(text, "the overlay's network");
+        network.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 5, 0, 0), 16))
+    }
+
+    fn underlay(&mut self, network: Ipv4Net) -> Ipv4Net {
+        let default = Ipv4Net::new_assert(Ipv4Addr::new(172, 20, 0, 0), 24);
+        let text = &self.lab.underlay;
+        let Some(underlay) = self.unicast(text, "the underlay") else { return default };
+        if overlap(underlay, network) {
+            let at = if text.span().is_empty() { &self.lab.network } else { text };
+            let message = format!("the underlay {underlay} and the overlay's network {network} overlap");
+            self.mistake(
+                at,
+                message,
+                "overlaps",
+                "take a network for each, of which neither contains the other",
+            );
+        }
+        let needed = self.lab.nodes.len().min(MAX_NODES) + usize::from(self.lab.etcd);
+        let room = underlay.hosts().take(needed).count();
+        if room < needed || underlay.prefix_len() > 30 {
+            let message = format!("the underlay {underlay} has no room for {needed} hosts");
+            let help = format!("{} and {} are to have an address each", nodes(self.lab), members(self.lab));
+            self.mistake(text, message, "too small", help);
+            return default;
+        }
+        underlay
+    }
+
+    fn members(&self, underlay: Ipv4Net) -> Vec<Member> {
+        let name = |n: u32| if self.lab.etcd == 1 { "etcd".to_owned() } else { format!("etcd{n}") };
+        let address = |n: u32| Ipv4Addr::from(u32::from(underlay.broadcast()).saturating_sub(n));
+        (1..=u32::from(self.lab.etcd)).map(|n| Member { name: name(n), address: address(n) }).collect()
+    }
+
+    fn nodes(&mut self, network: Ipv4Net, underlay: Ipv4Net) -> Vec<Node> {
+        let lab = self.lab;
+        let known = || lab.nodes.iter().map(Text::as_str);
+        if let Some(beyond) = lab.nodes.get(MAX_NODES) {
+            let message = format!("{} nodes are more than a lab has, which is {MAX_NODES}", lab.nodes.len());
+            let help = "each is a daemon of its own with every interface recorded, all on one machine; how one \
+                        daemon copes with thousands of leases is measured with leases put into etcd";
+            self.mistake(beyond, message, "the first too many", help);
+        }
+        for (node, _) in lab.subnets.0.iter().filter(|(node, _)| !known().any(|name| name == node.as_str())) {
+            let message = format!("`subnets` names a node `{node}`, which the lab has not");
+            self.mistake(node, message, "no such node", suggest(node, known(), "nodes"));
+        }
+        let mut seen = HashSet::new();
+        for node in lab.started.iter().flatten() {
+            if !known().any(|name| name == node.as_str()) {
+                let message = format!("`started` names a node `{node}`, which the lab has not");
+                self.mistake(node, message, "no such node", suggest(node, known(), "nodes"));
+            } else if !seen.insert(node.as_str()) {
+                let message = format!("`started` names {node} twice");
+                self.mistake(node, message, "named before", "name it once");
+            }
+        }
+        let mut nodes: Vec<Node> = Vec::new();
+        for (n, name) in (1..).zip(lab.nodes.iter().take(MAX_NODES)) {
+            let written = lab.subnets.0.iter().find(|(node, _)| node == name).map(|(_, subnet)| subnet);
+            let subnet = match written {
+                Some(text) => self.subnet(text, network),
+                None => self.nth_subnet(n, name, network),
+            };
+            let node = Node {
+                name: name.to_string(),
+                address: offset(underlay, n),
+                subnet: subnet.unwrap_or(UNSETTLED),
+                starts: lab.started.as_ref().is_none_or(|started| started.contains(name)),
+            };
+            let at = written.unwrap_or(name);
+            self.against_the_others(&node, &nodes, at);
+            nodes.push(node);
+        }
+        nodes
+    }
+
+    /// Reads the subnet that a node is to lease, and checks that flannel would lease it.
+    fn subnet(&mut self, text: &Text, network: Ipv4Net) -> Option<Ipv4Net> {
+        let subnet = self.prefix(text, "the subnet")?;
+        let (shortest, len) = (network.prefix_len() + 2, subnet.prefix_len());
+        if !network.contains(&subnet) {
+            let message = format!("the subnet {subnet} is outside of the overlay's network {network}");
+            let example = Ipv4Net::new_assert(network.network(), SUBNET_LEN.clamp(shortest, 30));
+            let example = nth(example, 1);
+            self.mistake(
+                text,
+                message,
+                "outside",
+                format!("take one within it, such as {:?}", text_of(example)),
+            );
+            return None;
+        }
+        if len < shortest || len > 30 {
+            let message = format!("flannel leases no /{len} out of {network}");
+            self.mistake(text, message, "of a length it refuses", format!("take a /{shortest} to /30"));
+            return None;
+        }
+        if subnet.network() == network.network() {
+            let message =
+                format!("the subnet {subnet} is the first of {network}, which flannel never leases");
+            let help = format!("the lowest that it does lease is {:?}", text_of(nth(subnet, 1)));
+            self.mistake(text, message, "below its default SubnetMin", help);
+            return None;
+        }
+        Some(subnet)
+    }
+
+    /// The subnet of the n-th node, n from 1, that the suite file gives none.
+    fn nth_subnet(&mut self, n: u32, name: &Text, network: Ipv4Net) -> Option<Ipv4Net> {
+        let first = Ipv4Net::new(network.network(), SUBNET_LEN).ok()?;
+        let subnet = nth(first, n);
+        if network.prefix_len() > SUBNET_LEN - 2 || !network.contains(&subnet) {
+            let message = format!("{network} has no /{SUBNET_LEN} for node {name}, the lab's number {n}");
+            let at = if self.lab.network.span().is_empty() { name } else { &self.lab.network };
+            let help = "take a larger network, or give each node a subnet in `subnets`";
+            self.mistakes.push(Mistake::new(at.span(), message, "too small").help(help));
+            return None;
+        }
+        Some(subnet)
+    }
+
+    /// Checks a node's subnet against those of the nodes before it.
+    fn against_the_others(&mut self, node: &Node, others: &[Node], at: &Text) {
+        let settled = |node: &&Node| node.subnet != UNSETTLED;
+        if !settled(&node) {
+            return;
+        }
+        for other in others.iter().filter(settled) {
+            let (ours, theirs) = (node.subnet, other.subnet);
+            if ours == theirs && node.starts && other.starts {
+                let message = format!("{} and {} both have the subnet {ours}", other.name, node.name);
+                let help =
+                    "only a node that is not in `started` can share one, to take it over in a later step";
+                return self.mistake(at, message, "taken", help);
+            }
+            if ours != theirs && overlap(ours, theirs) {
+                let message =
+                    format!("the subnets {theirs} of {} and {ours} of {} overlap", other.name, node.name);
+                return self.mistake(at, message, "overlaps", "take a subnet for each of its own");
+            }
+            if ours.prefix_len() != theirs.prefix_len() {
+                let message = format!(
+                    "{} has a /{}, {} a /{}",
+                    other.name,
+                    theirs.prefix_len(),
+                    node.name,
+                    ours.prefix_len()
+                );
+                let help = "the subnets of a network are all of one length: give every node one in `subnets`";
+                return self.mistake(at, message, "of another length", help);
+            }
+        }
+    }
+
+    fn containers(&mut self, nodes: &[Node]) -> Vec<Container> {
+        let lab = self.lab;
+        let Some(written) = &lab.containers else {
+            let one = |(n, node): (usize, &Node)| Container {
+                name: format!("c{n}"),
+                node: node.name.clone(),
+                address: offset(node.subnet, 2),
+            };
+            return (1..).zip(nodes).map(one).collect();
+        };
+        if let Some((beyond, _)) = written.0.get(MAX_CONTAINERS) {
+            let message =
+                format!("{} containers are more than a lab has, which is {MAX_CONTAINERS}", written.0.len());
+            self.mistake(
+                beyond,
+                message,
+                "the first too many",
+                "take fewer: each is a namespace, and recorded",
+            );
+        }
+        let mut containers: Vec<Container> = Vec::new();
+        for (name, on) in written.0.iter().take(MAX_CONTAINERS) {
+            let Some(node) = nodes.iter().find(|node| node.name == on.as_str()) else {
+                let message = format!("container {name} is on a node `{on}`, which the lab has not");
+                let known = nodes.iter().map(|node| node.name.as_str());
+                self.mistake(on, message, "no such node", suggest(on, known, "nodes"));
+                // Kept, so that a step that names it is not wrong as well.
+                let (name, node) = (name.to_string(), on.to_string());
+                containers.push(Container { name, node, address: Ipv4Addr::UNSPECIFIED });
+                continue;
+            };
+            let before = containers.iter().filter(|container| container.node == node.name).count();
+            let distance = u32::try_from(before).unwrap_or(u32::MAX).saturating_add(2);
+            let address = offset(node.subnet, distance);
+            if node.subnet != UNSETTLED && address >= node.subnet.broadcast() {
+                let message = format!("{name} has no address left in {} of node {on}", node.subnet);
+                self.mistake(name, message, "one too many", "put it on another node, or take larger subnets");
+            }
+            containers.push(Container { name: name.to_string(), node: node.name.clone(), address });
+        }
+        containers
+    }
+
+    /// Checks what nodes, containers and the bridge are called.
+    fn names(&mut self, nodes: &[Node], containers: &[Container]) {
+        let lab = self.lab;
+        let written = lab.containers.iter().flat_map(|written| &written.0).map(|(name, _)| name);
+        let mut seen = HashSet::new();
+        for name in lab.nodes.iter().take(MAX_NODES).chain(written) {
+            if let Some(problem) = name::host_problem(name) {
+                self.mistake(
+                    name,
+                    format!("a host cannot be called {:?}", name.as_str()),
+                    "not a name",
+                    problem,
+                );
+            } else if !seen.insert(name.as_str()) {
+                let message = format!("there are two hosts called `{name}`");
+                let help = "nodes and containers are told apart by their names: give each its own";
+                self.mistake(name, message, "called so as well", help);
+            }
+        }
+        if lab.containers.is_none()
+            && let Some(clash) =
+                lab.nodes.iter().find(|name| containers.iter().any(|c| c.name == name.as_str()))
+        {
+            let message = format!("node `{clash}` has the name of a container: left out, they are c1, c2, …");
+            self.mistake(clash, message, "taken", "call the node something else, or write `containers` out");
+        }
+        let bridge = &lab.bridge;
+        if let Some(problem) = name::bridge_problem(bridge) {
+            self.mistake(
+                bridge,
+                format!("the bridge cannot be called {:?}", bridge.as_str()),
+                "not a name",
+                problem,
+            );
+        }
+        let hosts = || nodes.iter().map(|node| &node.name).chain(containers.iter().map(|c| &c.name));
+        if hosts().any(|host| host == bridge.as_str()) {
+            let message = format!("the bridge has the name of a host, `{bridge}`");
+            self.mistake(
+                bridge,
+                message,
+                "taken",
+                "leave `bridge` out for cni0, or call the host something else",
+            );
+        }
+    }
+}
+
+/// Stands for a subnet that could not be settled, after the mistake was told.
+const UNSETTLED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+
+/// The network that comes `n` networks of its size after this one.
+fn nth(first: Ipv4Net, n: u32) -> Ipv4Net {
+    let size = 1u32 << (32 - first.prefix_len()).min(31);
+    let address = u32::from(first.network()).saturating_add(size.saturating_mul(n));
+    Ipv4Net::new(Ipv4Addr::from(address), first.prefix_len()).map_or(first, |network| network.trunc())
+}
+
+fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+fn text_of(prefix: Ipv4Net) -> String {
+    prefix.to_string()
+}
+
+fn nodes(lab: &Lab) -> String {
+    match lab.nodes.len() {
+        1 => "one node".to_owned(),
+        n => format!("{n} nodes"),
+    }
+}
+
+fn members(lab: &Lab) -> String {
+    match lab.etcd {
+        1 => "one etcd member".to_owned(),
+        n => format!("{n} etcd members"),
+    }
+}
