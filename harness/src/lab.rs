@@ -140,8 +140,8 @@ impl Lab {
         let dir = workshop.sandbox.dir().join(format!("lab{}", LABS.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&dir).map_err(|source| Error::Dir { path: dir.clone(), source })?;
         let mut lab = Self {
+            recorder: Recorder::new(topology.port),
             topology,
-            recorder: Recorder::default(),
             workshop: workshop.clone(),
             dir,
             hosts: BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! What the lab knows of an overlay: how to start it on a node, and what it says of itself.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -48,6 +49,9 @@ pub trait Daemon: Send {
 
     /// Its counters now, or none if this kind of overlay has no such thing.
     fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>>;
+
+    /// Where it sends what is for each subnet of its peers.
+    fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>>;
 
     /// How it exited, if it has.
     fn exited(&mut self) -> Option<ExitStatus>;

@@ -1,20 +1,22 @@
 //! All packet sockets of a lab, and what they recorded.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-use super::frame::{Direction, Frame, Link, Point};
+use super::frame::{Direction, Frame, Link, Point, Role};
 use super::socket::PacketSocket;
 use crate::netns::{self, Namespace};
+use crate::packet::{Ipv4, Packet};
 
 /// Records every packet at every interface it was given, until dropped.
 ///
-/// A background task a socket keeps the kernel's buffers empty; [`Recorder::collect`] empties them at once, so that
-/// what the kernel has delivered when it is called is in what it returns.
-#[derive(Debug, Default)]
+/// A background task a socket keeps the kernel's buffers empty; whoever asks for frames empties them first, so that
+/// what the kernel has delivered by then is in the answer.
+#[derive(Debug)]
 pub struct Recorder {
     taps: Vec<Tap>,
     recording: Arc<Mutex<Recording>>,
@@ -27,13 +29,27 @@ struct Tap {
 }
 
 /// The frames so far, in the order in which they were taken from the sockets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recording {
+    /// The tunnel's UDP port.
+    port: u16,
     frames: Vec<Frame>,
-    /// How many of them were handed out.
-    collected: usize,
+    tallies: HashMap<(Arc<Point>, Direction), Tally>,
     lost: u64,
 }
+
+/// How many packets passed an interface in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All of them.
+    pub frames: u64,
+    /// Tunnel datagrams among them, each counted once however many fragments it has.
+    pub datagrams: u64,
+}
+
+/// A moment of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(usize);
 
 /// Why an interface is not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +70,12 @@ pub enum Error {
 }
 
 impl Recorder {
+    /// A recorder of nothing yet, for an overlay whose tunnel uses UDP port `port`.
+    pub fn new(port: u16) -> Self {
+        let recording = Recording { port, frames: Vec::new(), tallies: HashMap::new(), lost: 0 };
+        Self { taps: Vec::new(), recording: Arc::new(Mutex::new(recording)) }
+    }
+
     /// Starts recording at `point`, the interface with `index` in `namespace`.
     ///
     /// # Errors
@@ -87,38 +109,31 @@ impl Recorder {
         self.taps.iter().map(|tap| tap.socket.get_ref().point())
     }
 
-    /// All frames since the last call.
-    pub fn collect(&self) -> Vec<Frame> {
+    /// Now, as a position in the recording.
+    pub fn position(&self) -> Position {
         self.drain();
-        let mut recording = lock(&self.recording);
-        let frames = recording.frames[recording.collected..].to_vec();
-        recording.collected = recording.frames.len();
-        frames
+        Position(lock(&self.recording).frames.len())
     }
 
-    /// All frames of the case, collected or not.
+    /// All frames since `position`.
+    pub fn since(&self, position: Position) -> Vec<Frame> {
+        self.drain();
+        lock(&self.recording).frames.get(position.0..).unwrap_or_default().to_vec()
+    }
+
+    /// All frames so far.
     pub fn all(&self) -> Vec<Frame> {
-        self.drain();
-        lock(&self.recording).frames.clone()
+        self.since(Position(0))
     }
 
-    /// How many frames passed `host`'s `interface` in one direction, of those that `count` accepts.
-    pub fn count(
-        &self,
-        host: &str,
-        interface: &str,
-        direction: Direction,
-        mut count: impl FnMut(&Frame) -> bool,
-    ) -> u64 {
+    /// How many packets passed an interface in one direction so far.
+    pub fn tally(&self, host: &str, interface: &str, direction: Direction) -> Tally {
         self.drain();
         let recording = lock(&self.recording);
-        let matching = recording.frames.iter().filter(|frame| {
-            frame.direction == direction
-                && frame.point.host == host
-                && frame.point.interface == interface
-                && count(frame)
+        let mut tallies = recording.tallies.iter().filter(|((point, way), _)| {
+            *way == direction && point.host == host && point.interface == interface
         });
-        matching.count() as u64
+        tallies.next().map_or_else(Tally::default, |(_, tally)| *tally)
     }
 
     /// How many packets the kernel could not give to the sockets because their buffers were full. If any, the
@@ -138,6 +153,19 @@ impl Recorder {
     }
 }
 
+impl Recording {
+    fn push(&mut self, frame: Frame) {
+        let tally = self.tallies.entry((frame.point.clone(), frame.direction)).or_default();
+        tally.frames += 1;
+        if frame.point.role == Role::Underlay
+            && Packet::parse(&frame, self.port).ipv4().is_some_and(Ipv4::is_tunnel_datagram)
+        {
+            tally.datagrams += 1;
+        }
+        self.frames.push(frame);
+    }
+}
+
 impl Drop for Tap {
     fn drop(&mut self) {
         self.drainer.abort();
@@ -150,7 +178,7 @@ fn drain(socket: &PacketSocket, recording: &Mutex<Recording>) {
     // An interface that goes down or away says so once with an error, and then is silent.
     loop {
         match socket.receive() {
-            Ok(Some(frame)) => recording.frames.push(frame),
+            Ok(Some(frame)) => recording.push(frame),
             Ok(None) => break,
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::{Error, INTERFACE, Lab};
-use crate::capture::frame::{Direction, Frame};
+use crate::capture::frame::Direction;
 use crate::overlay::{Counters, Way};
-use crate::packet::Packet;
 use crate::wait;
 
 /// For the last packets in flight to be forwarded, or dropped, by every daemon.
@@ -79,14 +78,12 @@ impl Lab {
     }
 
     fn seen(&self, node: &str, device: &str) -> Seen {
-        let port = self.topology.port;
-        let datagram = |frame: &Frame| is_tunnel_datagram(frame, port);
-        let count = |interface, direction| self.recorder.count(node, interface, direction, |_| true);
+        let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Seen {
-            to_device: count(device, Direction::Out),
-            from_device: count(device, Direction::In),
-            datagrams_out: self.recorder.count(node, INTERFACE, Direction::Out, datagram),
-            datagrams_in: self.recorder.count(node, INTERFACE, Direction::In, datagram),
+            to_device: tally(device, Direction::Out).frames,
+            from_device: tally(device, Direction::In).frames,
+            datagrams_out: tally(INTERFACE, Direction::Out).datagrams,
+            datagrams_in: tally(INTERFACE, Direction::In).datagrams,
         }
     }
 }
@@ -115,9 +112,4 @@ fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
     ];
     let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
     Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
-}
-
-/// Whether a frame is a whole tunnel datagram or the first fragment of one.
-fn is_tunnel_datagram(frame: &Frame, port: u16) -> bool {
-    matches!(Packet::parse(frame, port).ipv4(), Some(ip) if ip.is_tunnel_datagram())
 }

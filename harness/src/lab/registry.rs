@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::{Error, Host, Lab, PREFIX, SWITCH};
 use crate::etcd;
+use crate::topology::Topology;
 use crate::wait;
 
 /// From a change in etcd to its effect in every daemon.
@@ -59,8 +60,10 @@ impl Lab {
     }
 
     fn network_config(&self) -> String {
-        let (network, port) = (self.topology.network, self.topology.port);
-        format!("{{\"Network\":\"{network}\",\"Backend\":{{\"Type\":\"udp\",\"Port\":{port}}}}}")
+        let Topology { network, port, .. } = self.topology;
+        let subnet_len = self.topology.subnet_len();
+        let backend = format!("{{\"Type\":\"udp\",\"Port\":{port}}}");
+        format!("{{\"Network\":\"{network}\",\"SubnetLen\":{subnet_len},\"Backend\":{backend}}}")
     }
 
     fn client(&self) -> Result<etcd_client::Client, Error> {

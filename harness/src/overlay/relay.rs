@@ -1,5 +1,6 @@
 //! The driver of `relay`: flags, files and metrics of one daemon a node.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -50,6 +51,13 @@ impl Overlay for Relay {
         async move { Ok(Box::new(Running::start(&self.program, site).await?) as Box<dyn Daemon>) }
             .boxed_local()
     }
+}
+
+/// One of the routes that the daemon lists on `/routes`.
+#[derive(Debug, serde::Deserialize)]
+struct RouteEntry {
+    subnet: Ipv4Net,
+    public_ip: Ipv4Addr,
 }
 
 /// One running `relay`.
@@ -185,6 +193,19 @@ impl Daemon for Running {
                 (200, body) => Ok(Some(Counters::from_metrics(&body))),
                 (code, _) => Err(self.query("/metrics", &format!("it answered {code}"))),
             }
+        }
+        .boxed_local()
+    }
+
+    fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
+        async move {
+            let (code, body) = self.status.get("/routes").await?;
+            if code != 200 {
+                return Err(self.query("/routes", &format!("it answered {code}")));
+            }
+            let routes: Vec<RouteEntry> =
+                serde_json::from_str(&body).map_err(|error| self.query("/routes", &error.to_string()))?;
+            Ok(routes.into_iter().map(|route| (route.subnet, route.public_ip)).collect())
         }
         .boxed_local()
     }
