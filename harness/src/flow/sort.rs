@@ -75,7 +75,7 @@ pub fn sort(probes: &[Probe], frames: Vec<Frame>, port: u16) -> Sorted {
 }
 
 /// What tells which fragments belong together (RFC 791).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct DatagramId {
     source: Ipv4Addr,
     destination: Ipv4Addr,
@@ -126,10 +126,11 @@ fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
             mine(*marked, key).then_some(if *reply { Quoted::Reply } else { Quoted::Request })
         }
         (Payload::Udp(udp), Key::Udp { source, destination }) => {
-            let request = (udp.source, udp.destination) == (source, destination) && packet.destination == probe.to;
-            let reply = (udp.source, udp.destination) == (destination, source) && packet.source == probe.to;
-            let back = packet.destination != probe.to && udp.source == destination && udp.destination != destination;
-            mine(udp.marked, request || reply).then_some(if reply || back { Quoted::Reply } else { Quoted::Request })
+            let ports = (udp.source, udp.destination);
+            let sent = ports == (source, destination) && packet.destination == probe.to;
+            let back = ports == (destination, source) && packet.source == probe.to;
+            let reply = udp.source == destination && (udp.destination != destination || packet.source == probe.to);
+            mine(udp.marked, sent || back).then_some(if reply { Quoted::Reply } else { Quoted::Request })
         }
         // A probe in a tunnel datagram whose content is no packet: known by its marker only.
         (Payload::Udp(udp), Key::Echo { .. }) => {

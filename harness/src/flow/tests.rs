@@ -1,0 +1,5 @@
+//! Ladders of hand-made recordings.
+
+mod kit;
+mod ladders;
+mod losses;

@@ -1,0 +1,187 @@
+use etherparse::icmpv4::DestUnreachableHeader;
+
+use super::kit::*;
+use crate::flow::Key;
+use crate::packet::build::Build;
+use crate::packet::icmp::Kind;
+use crate::packet::marker;
+
+#[test]
+fn a_ping_across_two_nodes_is_two_ladders() {
+    let recording = Recording::of(probe(64, 56)).there(&ping(64, 56)).back(&pong(64, 56)).replied(60);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_ping_on_one_node_passes_no_relay() {
+    let mut probe = probe(64, 56);
+    probe.to = C3;
+    let there = ping(64, 56).destination(C3);
+    let back = Build::echo(C3, C1, true, 77, 1, &marker::encode(1, 56));
+    let recording = Recording::of(probe)
+        .seen("c1 eth0 >", &there)
+        .seen("c3 eth0 <", &there)
+        .seen("c3 eth0 >", &back)
+        .seen("c1 eth0 <", &back)
+        .replied(64);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn masquerading_shows_where_the_source_changes_and_where_the_reply_is_turned_back() {
+    let (there, back) = (ping(64, 56).df(), pong(64, 56));
+    let masked = |ttl: u8| there.clone().ttl(ttl).source(A_TUNNEL);
+    let to_mask = |ttl: u8| back.clone().ttl(ttl).destination(A_TUNNEL);
+    let recording = Recording::of(probe(64, 56))
+        .seen("c1 eth0 >", &there)
+        .seen("a cni0 <", &there)
+        .seen("a flannel0 >", &masked(63))
+        .tunnelled("a eth0 >", A, B, &masked(62))
+        .tunnelled("b eth0 <", A, B, &masked(62))
+        .seen("b flannel0 <", &masked(61))
+        .seen("b cni0 >", &masked(60))
+        .seen("c2 eth0 <", &masked(60))
+        .seen("c2 eth0 >", &to_mask(64))
+        .seen("b cni0 <", &to_mask(64))
+        .seen("b flannel0 >", &to_mask(63))
+        .tunnelled("b eth0 >", B, A, &to_mask(62))
+        .tunnelled("a eth0 <", B, A, &to_mask(62))
+        .seen("a flannel0 <", &to_mask(61))
+        .seen("a cni0 >", &back.clone().ttl(60))
+        .seen("c1 eth0 <", &back.clone().ttl(60))
+        .replied(60);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_udp_probe_without_room_for_a_marker_is_known_by_its_ports() {
+    let key = Key::Udp { source: 40_000, destination: 9000 };
+    let there = Build::udp((C1, 40_000), (C2, 9000), &marker::encode(1, 4));
+    let mut recording = Recording::of(crate::flow::Probe { key, ..probe(64, 4) }).there(&there);
+    recording.observation.received = Some(1);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn timestamps_out_of_order_do_not_change_the_way() {
+    let recording = Recording::of(probe(64, 56)).there(&ping(64, 56)).back(&pong(64, 56)).replied(60);
+    let mut shuffled = recording.clone();
+    for (at, frame) in shuffled.observation.frames.iter_mut().enumerate() {
+        frame.at = std::time::Duration::from_micros((at as u64 * 7) % 16);
+    }
+    shuffled.observation.frames.reverse();
+    assert_text(&shuffled.ladder(), &recording.ladder());
+}
+
+#[test]
+fn fragments_are_one_hop_each_time_and_come_together_again() {
+    let whole = ping(64, 2000).id(9);
+    let at = |ttl: u8| whole.clone().ttl(ttl).fragments(1448);
+    let mut recording = Recording::of(probe(64, 2000));
+    for (place, ttl) in [("c1 eth0 >", 64), ("a cni0 <", 64), ("a flannel0 >", 63)] {
+        for part in at(ttl) {
+            recording = recording.seen(place, &part);
+        }
+    }
+    for place in ["a eth0 >", "b eth0 <"] {
+        for part in at(62) {
+            recording = recording.tunnelled(place, A, B, &part);
+        }
+    }
+    for part in at(61) {
+        recording = recording.seen("b flannel0 <", &part);
+    }
+    let whole = whole.ttl(60);
+    recording.observation.received = Some(1);
+    assert_text(&recording.seen("b cni0 >", &whole).seen("c2 eth0 <", &whole).ladder(), "?");
+}
+
+#[test]
+fn a_tunnel_datagram_in_fragments_is_one_hop() {
+    let ping = ping(64, 1472);
+    let outer = Build::udp((A, PORT), (B, PORT), &ping.clone().ttl(62).octets()).id(4);
+    let mut recording = Recording::of(probe(64, 1472))
+        .seen("c1 eth0 >", &ping)
+        .seen("a cni0 <", &ping)
+        .seen("a flannel0 >", &ping.clone().ttl(63));
+    for place in ["a eth0 >", "b eth0 <"] {
+        for part in outer.fragments(1480) {
+            recording = recording.seen(place, &part);
+        }
+    }
+    recording.observation.received = Some(1);
+    let recording = recording
+        .seen("b flannel0 <", &ping.clone().ttl(61))
+        .seen("b cni0 >", &ping.clone().ttl(60))
+        .seen("c2 eth0 <", &ping.ttl(60));
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_bad_checksum_is_shown_where_it_appears() {
+    let (good, bad) = (ping(64, 56), ping(64, 56).spoilt());
+    let mut recording = Recording::of(probe(64, 56))
+        .seen("c1 eth0 >", &good)
+        .seen("a cni0 <", &good)
+        .seen("a flannel0 >", &good.clone().ttl(63))
+        .tunnelled("a eth0 >", A, B, &good.clone().ttl(62))
+        .tunnelled("b eth0 <", A, B, &good.clone().ttl(62))
+        .seen("b flannel0 <", &bad.clone().ttl(61))
+        .seen("b cni0 >", &bad.clone().ttl(60))
+        .seen("c2 eth0 <", &bad.clone().ttl(60));
+    recording.observation.received = Some(0);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_packet_sent_twice_shows_its_copy_as_a_branch() {
+    let ping = ping(64, 56);
+    let mut recording = Recording::of(probe(64, 56))
+        .there(&ping)
+        .tunnelled("a eth0 >", A, B, &ping.clone().ttl(62))
+        .tunnelled("b eth0 <", A, B, &ping.clone().ttl(62))
+        .seen("b flannel0 <", &ping.clone().ttl(61))
+        .seen("b cni0 >", &ping.clone().ttl(60))
+        .seen("c2 eth0 <", &ping.clone().ttl(60));
+    recording.observation.received = Some(2);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_flooded_copy_is_shown_to_be_for_another() {
+    let there = ping(64, 56).destination(C3);
+    let mut recording = Recording::of(crate::flow::Probe { to: C3, ..probe(64, 56) })
+        .seen("c1 eth0 >", &there)
+        .seen("a cni0 <", &there)
+        .seen("c3 eth0 <", &there);
+    recording.observation.received = Some(1);
+    recording.observation.dropped.clear();
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_packet_too_big_for_the_next_hop_is_rejected_with_its_mtu() {
+    let ping = ping(64, 1445).df();
+    let why = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1472 };
+    let error = Build::unreachable(A_BRIDGE, why, &ping, 548);
+    let recording = Recording::of(probe(64, 1445))
+        .seen("c1 eth0 >", &ping)
+        .seen("a cni0 <", &ping)
+        .seen("a cni0 >", &error)
+        .seen("c1 eth0 <", &error)
+        .refused(Kind::FRAGMENTATION_NEEDED, A_BRIDGE);
+    assert_text(&recording.ladder(), "?");
+}
+
+#[test]
+fn a_stranger_sends_into_the_tunnel_twice() {
+    let stranger = std::net::Ipv4Addr::new(192, 168, 0, 99);
+    let ping = ping(64, 56);
+    let recording = Recording::of(probe(64, 56))
+        .there(&ping)
+        .tunnelled("b eth0 <", stranger, B, &ping)
+        .dropped("b", crate::flow::Place::RelayInbound, "unknown-sender")
+        .back(&pong(64, 56))
+        .replied(60);
+    assert_text(&recording.ladder(), "?");
+}
