@@ -333,6 +333,15 @@ impl Lab {
         }
     }
 
+    /// Ends everything that runs in the lab, and waits until it has.
+    pub async fn down(mut self) {
+        for daemon in self.daemons.values_mut() {
+            if let Err(error) = daemon.kill().await {
+                tracing::warn!(%error, "daemon not ended");
+            }
+        }
+    }
+
     /// Sets a host's `eth0` up or down.
     ///
     /// # Errors

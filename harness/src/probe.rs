@@ -48,6 +48,8 @@ pub enum ShotKind {
     Udp {
         /// Destination port.
         port: u16,
+        /// Whether a socket is to receive it there, if the destination is a host of the lab.
+        listen: bool,
     },
 }
 
@@ -92,7 +94,7 @@ impl Sender {
         let source = local_address(&socket).map_err(error("reading the probe's source address"))?;
         let key = match shot.kind {
             ShotKind::Echo { id, seq } => Key::Echo { id, seq },
-            ShotKind::Udp { port } => Key::Udp { source: source.port(), destination: port },
+            ShotKind::Udp { port, .. } => Key::Udp { source: source.port(), destination: port },
         };
         let probe = Probe {
             number: shot.number,
@@ -240,7 +242,7 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     set_option(&socket, libc::IP_RECVERR, 1)?;
     let port = match shot.kind {
         ShotKind::Echo { .. } => 0,
-        ShotKind::Udp { port } => port,
+        ShotKind::Udp { port, .. } => port,
     };
     socket.connect(&SockAddr::from(SocketAddrV4::new(shot.to, port)))?;
     // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.

@@ -71,6 +71,18 @@ impl Lab {
         Ok(Ok(all))
     }
 
+    /// The counters of every daemon that has such, as they are now.
+    ///
+    /// # Errors
+    /// When a daemon cannot be asked.
+    pub async fn counters(&self) -> Result<Vec<(String, Counters)>, Error> {
+        let mut all = Vec::new();
+        for (node, daemon) in &self.daemons {
+            all.extend(daemon.counters().await?.map(|counters| (node.clone(), counters)));
+        }
+        Ok(all)
+    }
+
     /// What a node's interfaces have seen so far.
     pub(super) fn baseline(&self, node: &str) -> Baseline {
         let device = self.attachments.get(node).map_or("", |attachment| &attachment.device);
