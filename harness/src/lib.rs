@@ -1,12 +1,13 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
+mod owner;
 pub mod capture;
+pub mod etcd;
 pub mod flow;
 pub mod lab;
 pub mod netlink;
 pub mod netns;
 pub mod overlay;
-mod owner;
 pub mod packet;
 pub mod probe;
 pub mod run;

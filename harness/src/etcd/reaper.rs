@@ -1,0 +1,222 @@
+//! What removes containers and their directories when this process is gone, however it went.
+//!
+//! A container is the engine's child, not ours, so the kernel does not end it with us. The reaper is this very program,
+//! executed anew with a pipe from us as its standard input: when the pipe ends, we have, and it removes what it was told
+//! of and not told to forget. It is started with the first container and not before.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::unistd::setsid;
+use testcontainers::bollard::Docker;
+use testcontainers::bollard::errors::Error as Refusal;
+use testcontainers::bollard::query_parameters::RemoveContainerOptionsBuilder;
+use testcontainers::core::client::docker_client_instance;
+
+/// The environment variable that makes this program a reaper; its value is the owner's label.
+const VARIABLE: &str = "HARNESS_REAPER";
+/// What a reaper says when it has begun.
+const GREETING: &[u8] = b"ready\n";
+/// How long a reaper may take to begin, in ms.
+const GREETS_WITHIN: u16 = 5_000;
+/// How long the engine may take to finish creating a container for a client that is gone.
+const CREATED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why there is no reaper.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This program cannot be executed anew.
+    #[error("starting the process that removes containers after this one: {0}")]
+    Spawn(io::Error),
+    /// The program does not call [`serve_if_asked`].
+    #[error(
+        "this program's `main` does not begin with `reaper::serve_if_asked()`, so its containers could outlive it"
+    )]
+    NotServed,
+    /// It was there and is no more.
+    #[error("the process that removes containers after this one is gone: {0}")]
+    Gone(io::Error),
+}
+
+/// The pipe to the reaper of this process.
+#[derive(Debug)]
+pub struct Reaper {
+    owner: String,
+    pipe: Mutex<ChildStdin>,
+}
+
+/// A container or directory that the reaper removes: at once when this is dropped, or when this process ends.
+#[derive(Debug)]
+pub(super) struct Charge {
+    reaper: &'static Reaper,
+    what: String,
+}
+
+impl Charge {
+    /// Takes it back: what was charged is gone.
+    pub(super) fn settled(mut self) {
+        self.reaper.tell('-', &std::mem::take(&mut self.what));
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.what.is_empty() {
+            self.reaper.tell('!', &self.what);
+        }
+    }
+}
+
+impl Reaper {
+    /// The reaper of this process, started now if it was not yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn get() -> Result<&'static Self, Error> {
+        static REAPER: OnceLock<Reaper> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        match REAPER.get() {
+            Some(reaper) => Ok(reaper),
+            None => {
+                let reaper = Self::spawn()?;
+                Ok(REAPER.get_or_init(|| reaper))
+            }
+        }
+    }
+
+    /// The value of the label `harness.owner` on this process's containers: unique among all processes.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    fn spawn() -> Result<Self, Error> {
+        if std::env::var_os(VARIABLE).is_some() {
+            return Err(Error::NotServed);
+        }
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(Error::Spawn)?;
+        let owner = format!("harness-{}", &uuid[..13]);
+        let mut reaper = Command::new("/proc/self/exe")
+            .env(VARIABLE, &owner)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(Error::Spawn)?;
+        let greeted = reaper.stdout.take().is_some_and(greets);
+        match reaper.stdin.take() {
+            Some(pipe) if greeted => Ok(Self { owner, pipe: Mutex::new(pipe) }),
+            _ => {
+                // It runs something else than a reaper, of which nothing is known.
+                let _ = reaper.kill().and_then(|()| reaper.wait());
+                Err(Error::NotServed)
+            }
+        }
+    }
+
+    /// Charges the reaper with the container of that name, before it is created.
+    pub(super) fn container(&'static self, name: &str) -> Result<Charge, Error> {
+        self.charge(format!("container {name}"))
+    }
+
+    /// Charges the reaper with a directory, with all that is in it.
+    pub(super) fn directory(&'static self, path: &Path) -> Result<Charge, Error> {
+        self.charge(format!("directory {}", path.display()))
+    }
+
+    fn charge(&'static self, what: String) -> Result<Charge, Error> {
+        writeln!(self.pipe(), "+{what}").map_err(Error::Gone)?;
+        Ok(Charge { reaper: self, what })
+    }
+
+    fn tell(&self, order: char, what: &str) {
+        // A reaper that is gone cannot be told, and its charges are a leak that the lab reports.
+        let _ = writeln!(self.pipe(), "{order}{what}");
+    }
+
+    fn pipe(&self) -> MutexGuard<'_, ChildStdin> {
+        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the process behind `out` greets as a reaper does, within [`GREETS_WITHIN`].
+fn greets(mut out: ChildStdout) -> bool {
+    let mut greeting = [0; GREETING.len()];
+    let ready = poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], GREETS_WITHIN);
+    ready.is_ok_and(|count| count > 0) && out.read_exact(&mut greeting).is_ok() && greeting == GREETING
+}
+
+/// Is the reaper, and does not return, if this process was started as one. Call it first thing in `main`.
+pub fn serve_if_asked() {
+    if std::env::var_os(VARIABLE).is_some() {
+        let code = if serve().is_ok() { 0 } else { 1 };
+        std::process::exit(code);
+    }
+}
+
+fn serve() -> io::Result<()> {
+    // Out of the terminal's reach: its signals are for the others.
+    setsid()?;
+    close_inherited();
+    io::stdout().write_all(GREETING)?;
+    io::stdout().flush()?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut charges = BTreeSet::new();
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        match line.split_at_checked(1) {
+            Some(("+", charge)) => drop(charges.insert(charge.to_owned())),
+            Some(("-", charge)) => drop(charges.remove(charge)),
+            Some(("!", charge)) if charges.remove(charge) => runtime.block_on(remove(charge)),
+            _ => {}
+        }
+    }
+    // In the order of their names, containers come before the directories that they use.
+    for charge in &charges {
+        runtime.block_on(remove(charge));
+    }
+    Ok(())
+}
+
+async fn remove(charge: &str) {
+    if let Some(name) = charge.strip_prefix("container ") {
+        remove_container(name).await;
+    } else if let Some(path) = charge.strip_prefix("directory ") {
+        // There is nobody to tell.
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+/// Closes what the starter of our parent left open in it, such as pipes that somebody reads to the end.
+fn close_inherited() {
+    // SAFETY: this process is single-threaded and has opened nothing yet that it will use.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
+/// Removes a container by force, waiting for it where the engine has yet to create it.
+async fn remove_container(name: &str) {
+    let Ok(docker) = docker_client_instance().await else { return };
+    let given_up = Instant::now() + CREATED_WITHIN;
+    while !is_removed(&docker, name).await && Instant::now() < given_up {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn is_removed(docker: &Docker, name: &str) -> bool {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    match docker.remove_container(name, Some(options)).await {
+        Ok(()) => true,
+        // Somebody else is at it.
+        Err(Refusal::DockerResponseServerError { status_code: 409, .. }) => true,
+        Err(_) => false,
+    }
+}

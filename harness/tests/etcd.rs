@@ -1,0 +1,261 @@
+//! etcd as a process and as a container, in namespaces of this test's own.
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::etcd::{Cluster, Error, Kind, MemberSpec, client, reaper};
+use harness::netns::Namespace;
+use harness::sandbox::Sandbox;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Set in the environment of a child that starts a container and waits to be killed.
+const VICTIM: &str = "HARNESS_ETCD_TEST_VICTIM";
+
+type Outcome = Result<(), Failed>;
+
+fn main() {
+    reaper::serve_if_asked();
+    let sandbox = match Sandbox::enter() {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if std::env::var_os(VICTIM).is_some() {
+        return block_on(async { run_victim(&Lab::new(&sandbox, "victim", 1)?).await }).unwrap_or_else(
+            |failed| {
+                eprintln!("{failed:?}");
+                std::process::exit(1);
+            },
+        );
+    }
+
+    let mut arguments = Arguments::from_args();
+    // The figures that the tests print are of one cluster at a time.
+    arguments.test_threads.get_or_insert(1);
+    let engine = Command::new("docker").arg("version").output().is_ok_and(|output| output.status.success());
+    let mut trials = Vec::new();
+    for (kind, name) in [(Kind::Process, "process"), (Kind::Container, "container")] {
+        let mut add = |what: &str, members: usize, case: Case| {
+            let (lab_name, sandbox) = (format!("{name}-{}", trials.len()), sandbox.clone());
+            let run = move || block_on(async { case(kind, Lab::new(&sandbox, &lab_name, members)?).await });
+            let ignored = kind == Kind::Container && !engine;
+            trials.push(Trial::test(format!("{name}::{what}"), run).with_ignored_flag(ignored));
+        };
+        add("one_member_is_reached_over_its_link", 1, |kind, lab| Box::pin(one_member(kind, lab)));
+        add("three_members_agree_and_survive_the_loss_of_one", 3, |kind, lab| {
+            Box::pin(three_members(kind, lab))
+        });
+        add("a_member_keeps_its_data_over_stop_and_kill", 1, |kind, lab| Box::pin(keeps_data(kind, lab)));
+        add("a_taken_port_is_named_with_the_log", 1, |kind, lab| Box::pin(taken_port(kind, lab)));
+    }
+    let killed = Trial::test("container::nothing_is_left_after_sigkill", killed).with_ignored_flag(!engine);
+    trials.push(killed);
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+type Case = fn(Kind, Lab) -> std::pin::Pin<Box<dyn Future<Output = Outcome>>>;
+
+fn block_on<T>(future: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// A bridge with the members' nodes and one more, `client`, on it.
+struct Lab {
+    /// Holds the bridge: with it would go all links.
+    _switch: Namespace,
+    client: Namespace,
+    members: Vec<MemberSpec>,
+    data: PathBuf,
+}
+
+impl Lab {
+    fn new(sandbox: &Sandbox, name: &str, count: usize) -> Result<Self, Failed> {
+        let dir = sandbox.dir().join(name);
+        std::fs::create_dir(&dir)?;
+        let data = dir.join("data");
+        let switch = Namespace::create("switch", &dir)?;
+        ip(&switch, &["link", "add", "br0", "type", "bridge"])?;
+        ip(&switch, &["link", "set", "br0", "up"])?;
+        let node = |name: &str, address: Ipv4Addr| -> Result<Namespace, Failed> {
+            let namespace = Namespace::create(name, &dir)?;
+            let (path, prefix) = (namespace.path().display().to_string(), format!("{address}/24"));
+            ip(&switch, &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &path])?;
+            ip(&switch, &["link", "set", name, "master", "br0", "up"])?;
+            ip(&namespace, &["addr", "add", &prefix, "dev", "eth0"])?;
+            ip(&namespace, &["link", "set", "eth0", "up"])?;
+            ip(&namespace, &["link", "set", "lo", "up"])?;
+            ip(&namespace, &["route", "add", "default", "via", "10.9.0.254"])?;
+            Ok(namespace)
+        };
+        let client = node("client", Ipv4Addr::new(10, 9, 0, 1))?;
+        let mut members = Vec::new();
+        for (number, last) in (1..=count).zip(11..) {
+            let (name, address) = (format!("etcd{number}"), Ipv4Addr::new(10, 9, 0, last));
+            let namespace = node(&name, address)?;
+            members.push(MemberSpec { name, address, namespace });
+        }
+        Ok(Self { _switch: switch, client, members, data })
+    }
+
+    async fn start(&self, kind: Kind) -> Result<Cluster, Error> {
+        let started = Instant::now();
+        let cluster = Cluster::start(kind, self.members.clone(), &self.data).await?;
+        eprintln!("{kind:?} of {}: ready after {:?}", self.members.len(), started.elapsed());
+        Ok(cluster)
+    }
+}
+
+fn ip(namespace: &Namespace, arguments: &[&str]) -> Outcome {
+    let output = namespace.command("ip").args(arguments).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+async fn one_member(kind: Kind, lab: Lab) -> Outcome {
+    let cluster = lab.start(kind).await?;
+    let mut etcd = client(&lab.client, &cluster.endpoints()).await?;
+    etcd.put("key", "value", None).await?;
+    let answer = etcd.get("key", None).await?;
+    ensure(answer.kvs()[0].value() == b"value", "the value is not what was put")?;
+
+    // The address is reached over the link, and by nothing else.
+    ip(cluster.members()[0].namespace(), &["link", "set", "eth0", "down"])?;
+    let mut cut = client(&lab.client, &cluster.endpoints()).await?;
+    let answer = tokio::time::timeout(Duration::from_secs(2), cut.get("key", None)).await;
+    ensure(!matches!(answer, Ok(Ok(_))), "etcd answers over a link that is down")?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn three_members(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let endpoints = cluster.endpoints();
+    client(&lab.client, &endpoints[..1]).await?.put("key", "one", None).await?;
+    let answer = client(&lab.client, &endpoints[2..]).await?.get("key", None).await?;
+    ensure(answer.kvs()[0].value() == b"one", "the third member does not know what the first was told")?;
+
+    cluster.member("etcd1")?.kill().await?;
+    let mut others = client(&lab.client, &endpoints[1..]).await?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while others.put("key", "two", None).await.is_err() {
+        ensure(Instant::now() < until, "two of three members do not take a write")?;
+    }
+    cluster.member("etcd1")?.start().await?;
+    let answer = client(&lab.client, &endpoints[..1]).await?.get("key", None).await?;
+    ensure(answer.kvs()[0].value() == b"two", "the first member does not catch up")?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn keeps_data(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let endpoints = cluster.endpoints();
+    client(&lab.client, &endpoints).await?.put("key", "value", None).await?;
+    for kill in [false, true] {
+        let member = cluster.member("etcd1")?;
+        if kill {
+            member.kill().await?
+        } else {
+            member.stop().await?
+        }
+        let refused = client(&lab.client, &endpoints).await?.get("key", None).await;
+        ensure(refused.is_err(), "a member that is stopped answers")?;
+        let started = Instant::now();
+        cluster.member("etcd1")?.start().await?;
+        eprintln!("{kind:?}: ready again after {:?}", started.elapsed());
+        let answer = client(&lab.client, &endpoints).await?.get("key", None).await?;
+        ensure(answer.kvs()[0].value() == b"value", "the data are gone")?;
+    }
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn taken_port(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let member = cluster.member("etcd1")?;
+    member.stop().await?;
+    let taken = member.namespace().run(|| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 2379)))??;
+    let refused = member.start().await;
+    drop(taken);
+    // A container that is given eth0 has a namespace of its own each time it starts, where the port is free.
+    let moved = kind == Kind::Container
+        && nix::unistd::geteuid().is_root()
+        && lab.members[0].namespace.run(no_eth0)?;
+    match refused {
+        Ok(()) => ensure(moved, "a member starts although its port is taken")?,
+        Err(error) => {
+            let text = error.to_string();
+            eprintln!("{text}");
+            ensure(
+                text.to_lowercase().contains("address already in use"),
+                "the message does not say what is wrong",
+            )?;
+        }
+    }
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+fn no_eth0() -> bool {
+    nix::net::if_::if_nametoindex("eth0").is_err()
+}
+
+async fn run_victim(lab: &Lab) -> Outcome {
+    let _cluster = lab.start(Kind::Container).await?;
+    println!("started");
+    std::future::pending().await
+}
+
+fn killed() -> Outcome {
+    let before = traces()?;
+    let mut victim =
+        Command::new(std::env::current_exe()?).env(VICTIM, "1").stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+    let during = traces();
+    victim.kill()?;
+    victim.wait()?;
+    ensure(line == "started\n", "no container was started")?;
+    ensure(during? != before, "the container leaves no trace that could be looked for")?;
+    let killed = Instant::now();
+    while traces()? != before {
+        ensure(
+            killed.elapsed() < Duration::from_secs(10),
+            "a container or its directory is left after 10 s",
+        )?;
+    }
+    eprintln!("gone {:?} after SIGKILL", killed.elapsed());
+    Ok(())
+}
+
+/// The containers of all harness processes on this machine, and their directories.
+fn traces() -> Result<String, Failed> {
+    let list = ["ps", "--all", "--quiet", "--filter", "label=harness.owner"];
+    let containers = Command::new("docker").args(list).output()?;
+    let mut directories = Vec::new();
+    for entry in std::fs::read_dir(std::env::temp_dir())? {
+        let path = entry?.path();
+        if is_ours(&path) {
+            directories.push(path);
+        }
+    }
+    directories.sort();
+    Ok(format!("{}{directories:?}", String::from_utf8_lossy(&containers.stdout)))
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("harness-"))
+}
