@@ -255,7 +255,7 @@ impl Check<'_> {
     fn etcd(&mut self, etcd: &Etcd, at: Range<usize>, start: bool) {
         let topology = self.topology;
         let known = topology.members.iter().map(|member| member.name.as_str());
-        let member = etcd.member();
+        let (member, written) = (etcd.member(), etcd.member.as_deref().unwrap_or_default());
         if topology.member(member).is_none() {
             let (at, message, label) = match &etcd.member {
                 Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),
@@ -263,7 +263,7 @@ impl Check<'_> {
             };
             return self
                 .mistakes
-                .push(Mistake::new(at, message, label).help(suggest(member, known, "members")));
+                .push(Mistake::new(at, message, label).help(suggest(written, known, "members")));
         }
         let changed =
             if start { self.members.insert(member.to_owned()) } else { self.members.remove(member) };

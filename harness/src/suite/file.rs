@@ -36,8 +36,8 @@ pub struct Lab {
     pub containers: Option<Pairs>,
     /// The overlay's network, from which each node leases a subnet.
     pub network: Text,
-    /// The subnets of nodes that are to lease another than the default, which for the n-th node is the network's
-    /// n-th /24, counted from 0: the zeroth is never leased.
+    /// The subnets of nodes that are to lease another than the default. That is the network's n-th /24 for the n-th
+    /// node, from 1: the zeroth is never leased.
     pub subnets: Pairs,
     /// The network that joins the nodes. They have .1, .2, … in it; etcd members have .254, .253, … (in a /24).
     pub underlay: Text,

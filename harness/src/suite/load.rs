@@ -44,6 +44,7 @@ impl Case {
         };
         parsed.map_err(|mut mistakes| {
             mistakes.sort_by_key(Mistake::offset);
+            let mistakes = mistakes.into_iter().map(|mistake| mistake.shown_in(&text)).collect();
             let name = path.display().to_string();
             Error::Mistakes { text: NamedSource::new(name, text), mistakes }
         })

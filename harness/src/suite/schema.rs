@@ -56,7 +56,7 @@ fn tidy(schema: &mut Value) {
 }
 
 /// Follows a `$ref` to what it stands for.
-pub(super) fn resolve<'a>(schema: &'a Value) -> &'a Value {
+pub(super) fn resolve(schema: &Value) -> &Value {
     let pointer = schema["$ref"].as_str().and_then(|target| target.strip_prefix('#'));
     pointer.and_then(|pointer| SCHEMA.pointer(pointer)).unwrap_or(schema)
 }

@@ -42,7 +42,7 @@ pub enum Step {
     StopEtcd(Etcd),
     /// Sets a host's `eth0` up or down.
     Link(Link),
-    /// Pings at a steady pace while other steps run: how many were lost, and where each was that took another way.
+    /// Pings at a steady pace while other steps run, and shows how the way of the pings changes.
     Stream(Stream),
     /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
     WaitRoute(WaitRoute),
@@ -63,7 +63,7 @@ pub struct Ping {
     /// How many requests, one after the other.
     #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
     pub count: Option<u16>,
-    /// TTL of the requests.
+    /// TTL of the requests. There is no 0: no socket sends it.
     #[schemars(range(min = 1, max = 255), extend("default" = 64))]
     pub ttl: Option<u8>,
     /// Octets of payload, after the ICMP header.
@@ -94,7 +94,7 @@ pub struct Udp {
     #[serde(default = "Udp::port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// TTL of the datagram.
+    /// TTL of the datagram. There is no 0: no socket sends it.
     #[schemars(range(min = 1, max = 255), extend("default" = 64))]
     pub ttl: Option<u8>,
     /// Octets of payload, after the UDP header.

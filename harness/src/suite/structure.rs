@@ -7,7 +7,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{Mistake, suggest};
+use super::mistake::{Mistake, nearest, suggest};
 use super::schema::{SCHEMA, expected, resolve, variant};
 
 /// Every place of the document that is not as the schema says.
@@ -22,7 +22,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Checks a value. `name` is the key that it stands at.
+    /// Checks a value. `name` says in a sentence which it is.
     fn value(&mut self, value: &Spanned<DeValue<'_>>, schema: &Value, name: &str) {
         let (span, found) = (value.span(), value.get_ref());
         let described = schema;
@@ -47,14 +47,15 @@ impl Walk {
             DeValue::Integer(_) => self.integer(found, span, described, name),
             DeValue::Array(items) => {
                 if items.len() < schema["minItems"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0) {
-                    let mistake = Mistake::new(span, format!("`{name}` is empty"), "nothing in it");
+                    let mistake = Mistake::new(span, format!("{name} is empty"), "nothing in it");
                     self.mistakes.push(mistake.help(takes(described, name)));
                 }
+                let item_name = format!("an item of {name}");
                 for item in items {
-                    self.value(item, &schema["items"], name);
+                    self.value(item, &schema["items"], &item_name);
                 }
             }
-            DeValue::Table(table) => self.table(table, span, schema, &format!("`{name}`")),
+            DeValue::Table(table) => self.table(table, span, schema, name),
             _ => {}
         }
     }
@@ -63,26 +64,31 @@ impl Walk {
     fn table(&mut self, table: &DeTable<'_>, span: Range<usize>, schema: &Value, what: &str) {
         if schema["additionalProperties"].is_object() {
             for (key, value) in table {
-                self.value(value, &schema["additionalProperties"], key.get_ref());
+                self.value(value, &schema["additionalProperties"], &quoted(key.get_ref()));
             }
             return;
         }
         let Some(properties) = schema["properties"].as_object() else { return };
+        let mut meant = Vec::new();
         for (key, value) in table {
             match properties.get(key.get_ref().as_ref()) {
-                Some(property) => self.value(value, property, key.get_ref()),
+                Some(property) => self.value(value, property, &quoted(key.get_ref())),
                 None => {
-                    let known = suggest(key.get_ref(), properties.keys().map(String::as_str), "its keys");
+                    let known = || properties.keys().map(String::as_str);
+                    let near = nearest(key.get_ref(), known());
+                    meant.extend(near);
+                    let elsewhere = near.is_none().then(|| place(key.get_ref())).flatten();
+                    let help = elsewhere.unwrap_or_else(|| suggest(key.get_ref(), known(), "its keys"));
                     let message = format!("unknown key `{}` in {what}", key.get_ref());
-                    self.mistakes.push(Mistake::new(key.span(), message, "not a key here").help(known));
+                    self.mistakes.push(Mistake::new(key.span(), message, "not a key here").help(help));
                 }
             }
         }
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for key in required.filter(|key| !table.contains_key(*key)) {
+        for key in required.filter(|key| !table.contains_key(*key) && !meant.contains(key)) {
             let message = format!("{what} has no `{key}`");
             let mistake = Mistake::new(span.clone(), message, format!("needs `{key}`"));
-            self.mistakes.push(mistake.help(describe(&properties[key], key)));
+            self.mistakes.push(mistake.help(describe(&properties[key], &quoted(key))));
         }
     }
 
@@ -92,12 +98,12 @@ impl Walk {
         match found.as_str() {
             Some(text) if known().any(|constant| constant == text) => {}
             Some(text) => {
-                let message = format!("`{name}` cannot be {text:?}");
+                let message = format!("{name} cannot be {text:?}");
                 let mistake = Mistake::new(span, message, "not one of its values");
                 self.mistakes.push(mistake.help(suggest(text, known(), "its values")));
             }
             None => {
-                let message = format!("`{name}` is {}", kind(found));
+                let message = format!("{name} is {}", kind(found));
                 let known = known().map(|constant| format!("{constant:?}")).collect::<Vec<_>>().join(" or ");
                 self.mistakes.push(Mistake::new(span, message, format!("not {known}")));
             }
@@ -107,7 +113,7 @@ impl Walk {
     /// Checks a table whose only key says which of several kinds it is: a step.
     fn variant(&mut self, found: &DeValue<'_>, span: Range<usize>, choices: &[Value], name: &str) {
         let Some(table) = found.as_table() else {
-            let mistake = Mistake::new(span, format!("an item of `{name}` is {}", kind(found)), "not a step");
+            let mistake = Mistake::new(span, format!("{name} is {}", kind(found)), "not a step");
             let help = "a step is a table with one key, such as { ping = { from = \"c1\", to = \"c2\" } }";
             return self.mistakes.push(mistake.help(help));
         };
@@ -131,7 +137,7 @@ impl Walk {
                         self.mistakes
                             .push(mistake.help("begin another step for it, with a [[steps]] of its own"));
                     }
-                    self.value(value, schema, name);
+                    self.value(value, schema, &quoted(name));
                 }
             }
         }
@@ -146,40 +152,58 @@ impl Walk {
         let high = schema_of["maximum"].as_i64().map_or(i128::MAX, i128::from);
         if !value.is_some_and(|value| (low..=high).contains(&value)) {
             let end = if value.is_some_and(|value| value < low) { "low" } else { "high" };
-            let mistake = Mistake::new(span, format!("`{name}` is too {end}"), expected(schema));
+            let mistake = Mistake::new(span, format!("{name} is too {end}"), expected(schema));
             self.mistakes.push(mistake.help(takes(schema, name)));
         }
     }
 
     fn wrong_type(&mut self, found: &DeValue<'_>, span: Range<usize>, schema: &Value, name: &str) {
         let mistake =
-            Mistake::new(span, format!("`{name}` is {}", kind(found)), format!("not {}", brief(schema)));
+            Mistake::new(span, format!("{name} is {}", kind(found)), format!("not {}", brief(schema)));
         self.mistakes.push(mistake.help(takes(schema, name)));
     }
 }
 
-/// A type in a word or two.
-fn brief(schema: &Value) -> &'static str {
-    match resolve(schema)["type"].as_str() {
+/// Where a key belongs that stands in the wrong table, if it is one of the file's own or of the lab's.
+fn place(key: &str) -> Option<String> {
+    let file = &SCHEMA["properties"];
+    if file.get(key).is_some() {
+        Some(format!("`{key}` belongs to the file itself: write it above the first [header]"))
+    } else if resolve(&file["lab"])["properties"].get(key).is_some() {
+        Some(format!("`{key}` belongs to the lab: write it under [lab]"))
+    } else {
+        None
+    }
+}
+
+/// A key in a sentence.
+fn quoted(key: &str) -> String {
+    format!("`{key}`")
+}
+
+/// A type in a few words.
+fn brief(schema: &Value) -> String {
+    let of_one_type = match resolve(schema)["type"].as_str() {
         Some("integer") => "a whole number",
         Some("boolean") => "true or false",
         Some("string") => "a string",
         Some("array") => "a list",
         Some("object") => "a table",
-        _ => "what it takes",
-    }
+        _ => return expected(schema),
+    };
+    of_one_type.to_owned()
 }
 
 /// What a key takes, and what that means.
 fn takes(schema: &Value, name: &str) -> String {
-    let meaning = schema["description"].as_str().map(|meaning| format!(": {meaning}")).unwrap_or_default();
-    format!("`{name}` takes {}{meaning}", expected(schema))
+    let meaning = schema["description"].as_str().map(|meaning| format!(". {meaning}")).unwrap_or_default();
+    format!("{name} takes {}{meaning}", expected(schema))
 }
 
 /// What a key means.
 fn describe(schema: &Value, name: &str) -> String {
     match schema["description"].as_str() {
-        Some(meaning) => format!("`{name}`: {meaning}"),
+        Some(meaning) => format!("{name}: {meaning}"),
         None => takes(schema, name),
     }
 }

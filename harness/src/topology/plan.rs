@@ -31,14 +31,14 @@ pub fn plan(lab: &Lab) -> Result<Topology, Vec<Mistake>> {
 /// As [`plan`], but with mistakes gives what can be settled all the same, so that the steps can be checked with it.
 pub(crate) fn settle(lab: &Lab) -> (Topology, Vec<Mistake>) {
     let mut plan = Plan { lab, mistakes: Vec::new() };
-    let network = plan.network();
+    let network = plan.unicast(&lab.network, "the overlay's network");
     let underlay = plan.underlay(network);
     let members = plan.members(underlay);
     let nodes = plan.nodes(network, underlay);
     let containers = plan.containers(&nodes);
     plan.names(&nodes, &containers);
     let topology = Topology {
-        network,
+        network: network.unwrap_or(UNSETTLED),
         underlay,
         mtu: lab.mtu,
         port: PORT,
@@ -68,11 +68,16 @@ impl Plan<'_> {
             Ok(prefix) => {
                 let whole = prefix.trunc();
                 let message = format!("{what} {text} has bits set after its first {}", prefix.prefix_len());
-                self.mistake(text, message, "an address, not a network", format!("did you mean {whole:?}?"));
+                self.mistake(
+                    text,
+                    message,
+                    "an address, not a network",
+                    format!("did you mean \"{whole}\"?"),
+                );
                 None
             }
             Err(_) => {
-                let message = format!("{what} {text:?} is not an IPv4 prefix");
+                let message = format!("{what} {:?} is not an IPv4 prefix", text.as_str());
                 let help =
                     format!("write an address and a length, as in {:?}", Lab::default().network.as_str());
                 self.mistake(text, message, "not a prefix", help);
@@ -95,17 +100,11 @@ impl Plan<'_> {
         Some(prefix)
     }
 
-    fn network(&mut self) -> Ipv4Net {
-        let text = &self.lab.network;
-        let network = self.unicast(text, "the overlay's network");
-        network.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 5, 0, 0), 16))
-    }
-
-    fn underlay(&mut self, network: Ipv4Net) -> Ipv4Net {
+    fn underlay(&mut self, network: Option<Ipv4Net>) -> Ipv4Net {
         let default = Ipv4Net::new_assert(Ipv4Addr::new(172, 20, 0, 0), 24);
         let text = &self.lab.underlay;
         let Some(underlay) = self.unicast(text, "the underlay") else { return default };
-        if overlap(underlay, network) {
+        if let Some(network) = network.filter(|network| overlap(underlay, *network)) {
             let at = if text.span().is_empty() { &self.lab.network } else { text };
             let message = format!("the underlay {underlay} and the overlay's network {network} overlap");
             self.mistake(
@@ -132,7 +131,7 @@ impl Plan<'_> {
         (1..=u32::from(self.lab.etcd)).map(|n| Member { name: name(n), address: address(n) }).collect()
     }
 
-    fn nodes(&mut self, network: Ipv4Net, underlay: Ipv4Net) -> Vec<Node> {
+    fn nodes(&mut self, network: Option<Ipv4Net>, underlay: Ipv4Net) -> Vec<Node> {
         let lab = self.lab;
         let known = || lab.nodes.iter().map(Text::as_str);
         if let Some(beyond) = lab.nodes.get(MAX_NODES) {
@@ -156,21 +155,36 @@ impl Plan<'_> {
             }
         }
         let mut nodes: Vec<Node> = Vec::new();
+        let mut without = Vec::new();
         for (n, name) in (1..).zip(lab.nodes.iter().take(MAX_NODES)) {
-            let written = lab.subnets.0.iter().find(|(node, _)| node == name).map(|(_, subnet)| subnet);
-            let subnet = match written {
+            let written =
+                |name: &str| lab.subnets.0.iter().find(|(node, _)| node.as_str() == name).map(|(_, at)| at);
+            let subnet = network.and_then(|network| match written(name) {
                 Some(text) => self.subnet(text, network),
-                None => self.nth_subnet(n, name, network),
-            };
+                None => nth_subnet(n, network).or_else(|| {
+                    without.push(name);
+                    None
+                }),
+            });
             let node = Node {
                 name: name.to_string(),
                 address: offset(underlay, n),
                 subnet: subnet.unwrap_or(UNSETTLED),
                 starts: lab.started.as_ref().is_none_or(|started| started.contains(name)),
             };
-            let at = written.unwrap_or(name);
-            self.against_the_others(&node, &nodes, at);
+            if let Some((other, conflict)) =
+                nodes.iter().find_map(|other| Some((other, conflict(other, &node)?)))
+            {
+                let at = written(name).or(written(&other.name)).unwrap_or(name);
+                self.mistakes.push(conflict(at));
+            }
             nodes.push(node);
+        }
+        if let (Some(network), [first, ..]) = (network, without.as_slice()) {
+            let message = format!("{network} has no /{SUBNET_LEN} for node {first}");
+            let at = if lab.network.span().is_empty() { first } else { &lab.network };
+            let help = "take a larger network, or give each node a subnet in `subnets`";
+            self.mistake(at, message, "too small", help);
         }
         nodes
     }
@@ -183,12 +197,7 @@ impl Plan<'_> {
             let message = format!("the subnet {subnet} is outside of the overlay's network {network}");
             let example = Ipv4Net::new_assert(network.network(), SUBNET_LEN.clamp(shortest, 30));
             let example = nth(example, 1);
-            self.mistake(
-                text,
-                message,
-                "outside",
-                format!("take one within it, such as {:?}", text_of(example)),
-            );
+            self.mistake(text, message, "outside", format!("take one within it, such as \"{example}\""));
             return None;
         }
         if len < shortest || len > 30 {
@@ -199,58 +208,11 @@ impl Plan<'_> {
         if subnet.network() == network.network() {
             let message =
                 format!("the subnet {subnet} is the first of {network}, which flannel never leases");
-            let help = format!("the lowest that it does lease is {:?}", text_of(nth(subnet, 1)));
+            let help = format!("the lowest that it does lease is \"{}\"", nth(subnet, 1));
             self.mistake(text, message, "below its default SubnetMin", help);
             return None;
         }
         Some(subnet)
-    }
-
-    /// The subnet of the n-th node, n from 1, that the suite file gives none.
-    fn nth_subnet(&mut self, n: u32, name: &Text, network: Ipv4Net) -> Option<Ipv4Net> {
-        let first = Ipv4Net::new(network.network(), SUBNET_LEN).ok()?;
-        let subnet = nth(first, n);
-        if network.prefix_len() > SUBNET_LEN - 2 || !network.contains(&subnet) {
-            let message = format!("{network} has no /{SUBNET_LEN} for node {name}, the lab's number {n}");
-            let at = if self.lab.network.span().is_empty() { name } else { &self.lab.network };
-            let help = "take a larger network, or give each node a subnet in `subnets`";
-            self.mistakes.push(Mistake::new(at.span(), message, "too small").help(help));
-            return None;
-        }
-        Some(subnet)
-    }
-
-    /// Checks a node's subnet against those of the nodes before it.
-    fn against_the_others(&mut self, node: &Node, others: &[Node], at: &Text) {
-        let settled = |node: &&Node| node.subnet != UNSETTLED;
-        if !settled(&node) {
-            return;
-        }
-        for other in others.iter().filter(settled) {
-            let (ours, theirs) = (node.subnet, other.subnet);
-            if ours == theirs && node.starts && other.starts {
-                let message = format!("{} and {} both have the subnet {ours}", other.name, node.name);
-                let help =
-                    "only a node that is not in `started` can share one, to take it over in a later step";
-                return self.mistake(at, message, "taken", help);
-            }
-            if ours != theirs && overlap(ours, theirs) {
-                let message =
-                    format!("the subnets {theirs} of {} and {ours} of {} overlap", other.name, node.name);
-                return self.mistake(at, message, "overlaps", "take a subnet for each of its own");
-            }
-            if ours.prefix_len() != theirs.prefix_len() {
-                let message = format!(
-                    "{} has a /{}, {} a /{}",
-                    other.name,
-                    theirs.prefix_len(),
-                    node.name,
-                    ours.prefix_len()
-                );
-                let help = "the subnets of a network are all of one length: give every node one in `subnets`";
-                return self.mistake(at, message, "of another length", help);
-            }
-        }
     }
 
     fn containers(&mut self, nodes: &[Node]) -> Vec<Container> {
@@ -347,6 +309,35 @@ impl Plan<'_> {
 /// Stands for a subnet that could not be settled, after the mistake was told.
 const UNSETTLED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 
+/// The subnet of the n-th node, n from 1, that the suite file gives none.
+fn nth_subnet(n: u32, network: Ipv4Net) -> Option<Ipv4Net> {
+    let subnet = nth(Ipv4Net::new(network.network(), SUBNET_LEN).ok()?, n);
+    (network.prefix_len() + 2 <= SUBNET_LEN && network.contains(&subnet)).then_some(subnet)
+}
+
+/// Why a node cannot have its subnet beside another node, if it cannot: the mistake, once it is known where to show it.
+fn conflict(other: &Node, node: &Node) -> Option<impl FnOnce(&Text) -> Mistake + use<>> {
+    let (ours, theirs) = (node.subnet, other.subnet);
+    let (name, other_name) = (&node.name, &other.name);
+    if ours == UNSETTLED || theirs == UNSETTLED || ours == theirs && !(node.starts && other.starts) {
+        return None;
+    }
+    let (message, label, help) = if ours == theirs {
+        let help = "only a node that is not in `started` can share one, to take it over in a later step";
+        (format!("{other_name} and {name} both have the subnet {ours}"), "taken", help)
+    } else if overlap(ours, theirs) {
+        let message = format!("the subnets {theirs} of {other_name} and {ours} of {name} overlap");
+        (message, "overlaps", "take a subnet for each of its own")
+    } else if ours.prefix_len() != theirs.prefix_len() {
+        let message = format!("{other_name} has a /{}, {name} a /{}", theirs.prefix_len(), ours.prefix_len());
+        let help = "the subnets of a network are all of one length: give every node one in `subnets`";
+        (message, "of another length", help)
+    } else {
+        return None;
+    };
+    Some(move |at: &Text| Mistake::new(at.span(), message, label).help(help))
+}
+
 /// The network that comes `n` networks of its size after this one.
 fn nth(first: Ipv4Net, n: u32) -> Ipv4Net {
     let size = 1u32 << (32 - first.prefix_len()).min(31);
@@ -356,10 +347,6 @@ fn nth(first: Ipv4Net, n: u32) -> Ipv4Net {
 
 fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
     one.contains(&other) || other.contains(&one)
-}
-
-fn text_of(prefix: Ipv4Net) -> String {
-    prefix.to_string()
 }
 
 fn nodes(lab: &Lab) -> String {
