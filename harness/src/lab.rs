@@ -340,6 +340,11 @@ impl Lab {
                 tracing::warn!(%error, "daemon not ended");
             }
         }
+        if let Some(cluster) = self.etcd.take()
+            && let Err(error) = cluster.shutdown().await
+        {
+            tracing::warn!(%error, "etcd not ended");
+        }
     }
 
     /// Sets a host's `eth0` up or down.

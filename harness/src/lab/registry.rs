@@ -56,7 +56,8 @@ impl Lab {
     }
 
     pub(super) fn endpoints(&self) -> Vec<String> {
-        self.etcd.as_ref().map(etcd::Cluster::endpoints).unwrap_or_default()
+        let endpoints = self.etcd.iter().flat_map(etcd::Cluster::endpoints);
+        endpoints.map(|endpoint| format!("http://{endpoint}")).collect()
     }
 
     fn network_config(&self) -> String {
