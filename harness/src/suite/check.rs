@@ -338,3 +338,6 @@ impl Check<'_> {
 fn is_address(text: &Text) -> bool {
     text.parse::<Ipv4Addr>().is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,3 +147,66 @@ fn unreadable(path: &Path, source: std::io::Error) -> DiscoverError {
     };
     DiscoverError::Unreadable { path: path.to_owned(), source, help: help.map(str::to_owned) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files in it.
+    fn directory(files: &[&str]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = directory.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        directory
+    }
+
+    fn names(roots: &[PathBuf]) -> Vec<String> {
+        discover(roots).unwrap().into_iter().map(|found| found.name).collect()
+    }
+
+    #[test]
+    fn suite_files_are_found_at_any_depth_in_the_order_of_their_names() {
+        let files = ["ttl/b.toml", "ping/z.toml", "ping/deep/a.toml", "a.toml"];
+        let passed_over = ["Cargo.toml", ".git/x.toml", "target/debug/y.toml", ".hidden.toml", "ping/z.snap"];
+        let directory = directory(&[&files[..], &passed_over].concat());
+        assert_eq!(names(&[directory.path().into()]), ["a", "ping/deep/a", "ping/z", "ttl/b"]);
+    }
+
+    #[test]
+    fn a_case_has_one_name_from_wherever_it_is_run() {
+        let directory = directory(&[MARK, "ping/a.toml", "ping/b.toml"]);
+        let (below, file) = (directory.path().join("ping"), directory.path().join("ping/../ping/a.toml"));
+        assert_eq!(names(std::slice::from_ref(&below)), ["ping/a", "ping/b"]);
+        assert_eq!(names(&[directory.path().into(), below]), ["ping/a", "ping/b"]);
+        assert_eq!(names(&[directory.path().join("ping/a.toml")]), ["ping/a"]);
+        assert_eq!(discover(std::slice::from_ref(&file)).unwrap()[0].path, file);
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_is_an_error() {
+        assert!(matches!(discover(&["/nonexistent".into()]), Err(DiscoverError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_path_without_suite_files_is_an_error() {
+        let directory = directory(&["Cargo.toml"]);
+        assert!(matches!(discover(&[directory.path().into()]), Err(DiscoverError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_an_error() {
+        let directory = directory(&["notes.md"]);
+        let found = discover(&[directory.path().join("notes.md")]);
+        assert!(matches!(found, Err(DiscoverError::NotASuiteFile { .. })));
+    }
+
+    #[test]
+    fn two_files_with_one_name_are_an_error() {
+        let (one, other) = (directory(&["a.toml"]), directory(&["a.toml"]));
+        let found = discover(&[one.path().into(), other.path().into()]);
+        assert!(matches!(found, Err(DiscoverError::SameName { name, .. }) if name == "a"));
+    }
+}

@@ -26,7 +26,11 @@ impl Case {
     ///
     /// When it cannot be read, and when it is wrong: then with every mistake found, each with its place.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let octets = read(path)?;
+        Self::from_octets(path, read(path)?)
+    }
+
+    /// Checks what was read from a suite file.
+    pub(super) fn from_octets(path: &Path, octets: Vec<u8>) -> Result<Self, Error> {
         let (text, broken) = match String::from_utf8(octets) {
             Ok(text) => (text, None),
             Err(error) => {
@@ -124,4 +128,71 @@ fn not_toml(error: &toml::de::Error) -> Mistake {
 /// A mistake that only the types' own deserializers see.
 fn not_understood(error: &toml::de::Error) -> Mistake {
     Mistake::new(error.span().unwrap_or(0..0), error.message().to_owned(), "not understood")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WHOLE: &str = include_str!("../../../suites/churn/lease_moves.toml");
+
+    fn kind(path: &Path) -> ErrorKind {
+        match Case::load(path) {
+            Err(Error::Read { source, help, .. }) => {
+                assert!(help.is_some(), "says what to do about {source}");
+                source.kind()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_no_readable_file_is_told_as_such() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        symlink("/nonexistent", path("dangling.toml")).unwrap();
+        std::fs::File::create(path("large.toml")).unwrap().set_len(LONGEST + 1).unwrap();
+        assert_eq!(kind(directory.path()), ErrorKind::IsADirectory);
+        assert_eq!(kind(&path("none.toml")), ErrorKind::NotFound);
+        assert_eq!(kind(&path("dangling.toml")), ErrorKind::NotFound);
+        assert_eq!(kind(&path("large.toml")), ErrorKind::FileTooLarge);
+        assert_eq!(kind(Path::new("/dev/zero")), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+        let windows = format!("\u{feff}{}", WHOLE.replace('\n', "\r\n"));
+        let read = |text: &str| Case::from_octets(Path::new("case.toml"), text.into()).unwrap();
+        let titles = |case: Case| case.steps.iter().map(super::super::Step::title).collect::<Vec<_>>();
+        assert_eq!(titles(read(&windows)), titles(read(WHOLE)));
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_common_lab() {
+        let text = "about = 'x'\nsteps = [{ ping-all = {} }]";
+        let case = Case::from_octets(Path::new("case.toml"), text.into()).unwrap();
+        assert_eq!(case.lab, super::super::Lab::default());
+        assert_eq!(case.source, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_every_mistake_lies_within_the_text(
+            cut in 0..WHOLE.len(), length in 0..40usize, put in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            let mut octets = WHOLE.as_bytes().to_vec();
+            octets.splice(cut..(cut + length).min(WHOLE.len()), put);
+            if let Err(error) = Case::from_octets(Path::new("case.toml"), octets) {
+                let mut text = String::new();
+                let handler = miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::none());
+                prop_assert!(handler.without_syntax_highlighting().render_report(&mut text, &error).is_ok());
+                // What the handler says of a label whose place is not in the text.
+                prop_assert!(!text.contains("Failed to read contents"), "{text}");
+            }
+        }
+    }
 }

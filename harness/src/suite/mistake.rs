@@ -103,3 +103,6 @@ pub(crate) fn suggest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         None => all,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

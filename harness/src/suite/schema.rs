@@ -125,10 +125,10 @@ pub fn steps_reference() -> String {
                 }
                 text.push('\n');
             }
-            Some(_) => {
+            _ if value["type"] == "object" => {
                 let _ = writeln!(text, "Takes no keys: `{name} = {{}}`.\n");
             }
-            None => {
+            _ => {
                 let _ = writeln!(text, "Takes {}.\n", expected(value));
             }
         }
@@ -151,4 +151,71 @@ fn row(key: &str, property: &Value, step: &Value) -> String {
         expected(property).replace('|', "\\|"),
         description.replace('|', "\\|")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::suite::{Case, discover};
+
+    fn suites() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../suites")
+    }
+
+    #[test]
+    fn the_schema_beside_the_suites_is_current() {
+        let path = suites().join("suite.schema.json");
+        let stored: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert!(stored == schema(), "it is not: run `harness schema > suites/suite.schema.json`");
+    }
+
+    #[test]
+    fn every_suite_file_is_valid() {
+        let found = discover(&[suites()]).unwrap();
+        let wrong: Vec<_> = found.iter().filter_map(|found| Case::load(&found.path).err()).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn everything_that_can_be_written_is_described() {
+        fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
+            for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+                if property["description"].as_str().is_none() {
+                    found.push(format!("{path}.{key}"));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        undescribed(&SCHEMA, "", &mut found);
+        for (name, definition) in SCHEMA["$defs"].as_object().unwrap() {
+            undescribed(definition, name, &mut found);
+        }
+        assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn no_schema_allows_a_key_that_it_does_not_name() {
+        for (name, definition) in SCHEMA["$defs"].as_object().unwrap() {
+            if definition["type"] == "object" {
+                assert_eq!(definition["additionalProperties"], false, "{name}");
+            }
+        }
+        assert_eq!(SCHEMA["additionalProperties"], false);
+    }
+
+    #[test]
+    fn the_reference_has_each_step_with_its_keys() {
+        let reference = steps_reference();
+        assert!(reference.starts_with("### `say`\n\n"), "{reference}");
+        let leases = "### `delete-lease`\n\nDeletes a lease from etcd, and waits until every running relay knows.\n\n\
+                      | key | takes | default | |\n|-|-|-|-|\n\
+                      | `subnet` | a string | required | The subnet: a node's name for its own, or a prefix such as \
+                      `10.5.99.0/24`. |\n";
+        assert!(reference.contains(leases), "{reference}");
+        assert!(reference.contains("| `count` | a whole number from 1 to 1000 | `1` |"), "{reference}");
+        assert!(reference.contains("Takes no keys: `ping-all = {}`."), "{reference}");
+        assert_eq!(reference.matches("### `").count(), 17);
+    }
 }

@@ -219,3 +219,38 @@ impl<'de> Deserialize<'de> for Ends {
         deserializer.deserialize_any(NumberOrRun)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct File {
+        pairs: Pairs,
+        values: Values,
+    }
+
+    const TEXT: &str = "values = [64, '1-3', 0, 65535]\npairs = { b = 'y', a = 'x' }";
+
+    #[test]
+    fn a_text_knows_where_it_was_written() {
+        let File { pairs: Pairs(pairs), .. } = toml::from_str(TEXT).unwrap();
+        let written = pairs.iter().flat_map(|(key, value)| [&TEXT[key.span()], &TEXT[value.span()]]);
+        assert_eq!(written.collect::<Vec<_>>(), ["b", "'y'", "a", "'x'"]);
+    }
+
+    #[test]
+    fn a_sweep_has_every_value_of_its_runs_in_the_order_written() {
+        let File { values, .. } = toml::from_str(TEXT).unwrap();
+        assert_eq!(values.iter().collect::<Vec<_>>(), [64, 1, 2, 3, 0, 65535]);
+        assert_eq!((values.count(), values.to_string().as_str()), (6, "64,1-3,0,65535"));
+    }
+
+    #[test]
+    fn what_is_no_number_and_no_run_is_refused() {
+        for wrong in ["-1", "65536", "'1'", "'1-'", "'-1'", "'1-2-3'", "'2-1'", "true", "1.5", "'0-65536'"] {
+            let text = format!("pairs = {{}}\nvalues = [{wrong}]");
+            assert!(toml::from_str::<File>(&text).is_err(), "{wrong}");
+        }
+    }
+}

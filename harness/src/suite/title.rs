@@ -67,3 +67,54 @@ impl Step {
 fn unless<T: PartialEq + Display>(value: T, default: T, name: &str) -> Option<String> {
     (value != default).then(|| format!("{name} {value}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    fn title(step: &str) -> String {
+        Step::deserialize(toml::Deserializer::parse(step).unwrap()).unwrap().title()
+    }
+
+    #[test]
+    fn a_title_has_what_was_written_without_defaults() {
+        let titles = [
+            ("say = 'One\\n two.'", "One\\n two."),
+            ("ping = { from = 'c1', to = 'c2', count = 1, ttl = 64, size = 56, df = false }", "ping c1 > c2"),
+            ("ping = { from = 'c1', to = 'c2', count = 2, ttl = 3 }", "ping c1 > c2  count 2  ttl 3"),
+            ("ping = { from = 'a', to = '10.5.9.9', size = 0, df = true }", "ping a > 10.5.9.9  size 0  df"),
+            ("ping = { from = 'c1', to = 'c2', ttls = ['1-3', 64] }", "ping c1 > c2  ttls 1-3,64"),
+            ("ping-all = {}", "ping-all"),
+            ("udp = { from = 'c1', to = 'c2', port = 53, sizes = [0] }", "udp c1 > c2  port 53  sizes 0"),
+            (
+                "traceroute = { from = 'c1', to = 'c2', by = 'icmp', max = 8 }",
+                "traceroute c1 > c2  by icmp  max 8",
+            ),
+            ("traceroute = { from = 'c1', to = 'c2' }", "traceroute c1 > c2"),
+            ("put-lease = { subnet = 'b', owner = 'c' }", "put-lease b  owner c"),
+            ("delete-lease = { subnet = '10.5.9.0/24' }", "delete-lease 10.5.9.0/24"),
+            ("kill-relay = { node = 'a' }", "kill-relay a"),
+            ("stop-etcd = {}", "stop-etcd etcd"),
+            ("link = { host = 'b', state = 'down' }", "link b down"),
+            ("stream = { from = 'c1', to = 'c2', during = [] }", "stream c1 > c2"),
+            (
+                "stream = { from = 'c1', to = 'c2', every-ms = 5, max-lost = 9, during = [] }",
+                "stream c1 > c2  every 5 ms  max-lost 9",
+            ),
+            ("wait-route = { node = 'a', to = 'b', via = 'c' }", "wait-route a > b  via c"),
+            ("wait-route = { node = 'a', to = 'b', within-ms = 9 }", "wait-route a > b  gone  within 9 ms"),
+            ("leases = {}", "leases"),
+            ("subnet-file = { node = 'a' }", "subnet-file a"),
+        ];
+        for (step, expected) in titles {
+            assert_eq!(title(step), expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn prose_is_one_line() {
+        assert_eq!(title("say = \"\"\"\nOne\n two.\n\"\"\""), "One two.");
+    }
+}

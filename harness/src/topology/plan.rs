@@ -362,3 +362,138 @@ fn members(lab: &Lab) -> String {
         n => format!("{n} etcd members"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::Pairs;
+    use crate::topology::Host;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Pairs {
+        Pairs(pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
+    }
+
+    fn address(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    fn messages(lab: &Lab) -> Vec<String> {
+        plan(lab).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_lab_of_defaults_is_two_nodes_with_a_container_each() {
+        let topology = plan(&Lab::default()).unwrap();
+        assert_eq!(
+            topology.to_string(),
+            "network 10.5.0.0/16  underlay 172.20.0.0/24  mtu 1500\n\
+             node a  172.20.0.1  subnet 10.5.1.0/24\n  container c1  10.5.1.2\n\
+             node b  172.20.0.2  subnet 10.5.2.0/24\n  container c2  10.5.2.2\n\
+             etcd etcd  172.20.0.254\n"
+        );
+        assert!(topology.nodes.iter().all(|node| node.starts));
+    }
+
+    #[test]
+    fn containers_of_a_node_follow_its_bridge_in_the_order_of_the_file() {
+        let containers = Some(pairs(&[("x", "b"), ("y", "a"), ("z", "b")]));
+        let topology = plan(&Lab { containers, ..Lab::default() }).unwrap();
+        let of_b: Vec<_> = topology.containers_of("b").map(|c| (c.name.as_str(), c.address)).collect();
+        assert_eq!(of_b, [("x", address("10.5.2.2")), ("z", address("10.5.2.3"))]);
+        assert_eq!(topology.node("b").unwrap().bridge_address(), address("10.5.2.1"));
+        assert_eq!(topology.node("b").unwrap().tunnel_address(), address("10.5.2.0"));
+    }
+
+    #[test]
+    fn several_etcd_members_are_numbered_from_the_top_of_the_underlay() {
+        let lab = Lab { etcd: 3, underlay: "192.168.7.0/28".into(), ..Lab::default() };
+        let topology = plan(&lab).unwrap();
+        let members: Vec<_> = topology.members.iter().map(|m| (m.name.as_str(), m.address)).collect();
+        let expected = [("etcd1", "192.168.7.14"), ("etcd2", "192.168.7.13"), ("etcd3", "192.168.7.12")];
+        assert_eq!(members, expected.map(|(name, at)| (name, address(at))));
+    }
+
+    #[test]
+    fn a_word_means_the_host_or_the_subnet_of_that_name_or_itself() {
+        let topology = plan(&Lab::default()).unwrap();
+        assert_eq!(topology.host("c1").map(Host::address), Some(address("10.5.1.2")));
+        assert_eq!(topology.address_of("b"), Some(address("172.20.0.2")));
+        assert_eq!(topology.address_of("10.5.99.1"), Some(address("10.5.99.1")));
+        assert_eq!(topology.address_of("c9"), None);
+        assert_eq!(topology.subnet_of("b"), Some("10.5.2.0/24".parse().unwrap()));
+        assert_eq!(topology.subnet_of("10.5.0.0/16"), Some("10.5.0.0/16".parse().unwrap()));
+        assert_eq!(topology.node_of("c2").map(|node| node.name.as_str()), Some("b"));
+        assert_eq!(topology.node_of("etcd"), None);
+    }
+
+    #[test]
+    fn a_subnet_is_shared_only_with_a_node_that_is_not_started() {
+        let subnets = pairs(&[("b", "10.5.1.0/24")]);
+        let both = Lab { subnets, ..Lab::default() };
+        assert_eq!(messages(&both), ["a and b both have the subnet 10.5.1.0/24"]);
+        let one = Lab { started: Some(vec!["a".into()]), ..both };
+        let topology = plan(&one).unwrap();
+        assert_eq!(topology.containers[0].address, topology.containers[1].address);
+    }
+
+    #[test]
+    fn as_many_nodes_and_members_fit_as_the_underlay_has_addresses() {
+        let lab = |nodes: usize| Lab {
+            nodes: (0..nodes).map(|n| format!("n{n}").as_str().into()).collect(),
+            underlay: "192.168.0.0/29".into(),
+            ..Lab::default()
+        };
+        let topology = plan(&lab(5)).unwrap();
+        assert_eq!(
+            (topology.nodes[4].address, topology.members[0].address),
+            (address("192.168.0.5"), address("192.168.0.6"))
+        );
+        assert_eq!(messages(&lab(6)), ["the underlay 192.168.0.0/29 has no room for 7 hosts"]);
+    }
+
+    #[test]
+    fn a_node_has_no_more_containers_than_its_subnet_has_addresses() {
+        let subnets = pairs(&[("a", "10.5.1.0/30"), ("b", "10.5.2.0/30")]);
+        let lab = |containers: &[(&str, &str)]| Lab {
+            containers: Some(pairs(containers)),
+            subnets: subnets.clone(),
+            ..Lab::default()
+        };
+        assert_eq!(plan(&lab(&[("x", "a")])).unwrap().subnet_len(), 30);
+        assert_eq!(
+            messages(&lab(&[("x", "a"), ("y", "a")])),
+            ["y has no address left in 10.5.1.0/30 of node a"]
+        );
+    }
+
+    #[test]
+    fn the_smallest_network_for_two_nodes_is_enough() {
+        assert_eq!(
+            plan(&Lab { network: "10.5.0.0/22".into(), ..Lab::default() }).unwrap().nodes[1]
+                .subnet
+                .to_string(),
+            "10.5.2.0/24"
+        );
+        let too_small = Lab { network: "10.5.0.0/23".into(), ..Lab::default() };
+        assert_eq!(messages(&too_small), ["10.5.0.0/23 has no /24 for node a"]);
+        let at_the_end = Lab { network: "255.255.0.0/16".into(), ..Lab::default() };
+        assert_eq!(messages(&at_the_end).len(), 1);
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_none_of_its_consequences() {
+        let lab = Lab {
+            network: "ten".into(),
+            subnets: pairs(&[("b", "10.9.0.0/24")]),
+            started: Some(vec!["z".into()]),
+            bridge: "a bridge".into(),
+            ..Lab::default()
+        };
+        let expected = [
+            "the overlay's network \"ten\" is not an IPv4 prefix",
+            "`started` names a node `z`, which the lab has not",
+            "the bridge cannot be called \"a bridge\"",
+        ];
+        assert_eq!(messages(&lab), expected);
+    }
+}
