@@ -6,7 +6,9 @@ use super::hop::{Located, group};
 use super::sort::{DatagramId, claim};
 use super::verdict::Ledger;
 use super::walk::{departure, walks};
-use super::{Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict};
+use super::{
+    Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict,
+};
 use crate::capture::frame::{Direction, Role};
 use crate::packet::Packet;
 use crate::packet::icmp::Kind;
@@ -19,7 +21,7 @@ pub struct Numbering {
 
 impl Numbering {
     /// The next flow's number: 1 first.
-    pub fn next(&mut self) -> u32 {
+    pub fn give(&mut self) -> u32 {
         self.given = self.given.saturating_add(1);
         self.given
     }
@@ -89,13 +91,13 @@ impl Journey {
         let mut parts = located(map, observation);
         let request = parts.remove(&Part::Request).unwrap_or_default();
         let from = observation.probe.from.as_str();
-        let mut drafts = vec![Draft::new(map, Part::Request, walks(map, group(request), Some(from)))];
+        let mut drafts = vec![Draft::new(Part::Request, walks(map, group(request), Some(from)))];
         if let Some(reply) = parts.remove(&Part::Reply) {
-            drafts.push(Draft::new(map, Part::Reply, walks(map, group(reply), None)));
+            drafts.push(Draft::new(Part::Reply, walks(map, group(reply), None)));
         }
         let mut errors = Vec::new();
         for (part, seen) in parts {
-            errors.extend(Draft::apart(map, part, walks(map, group(seen), None)));
+            errors.extend(Draft::apart(part, walks(map, group(seen), None)));
         }
         let path: Vec<String> =
             drafts.iter().flat_map(|draft| &draft.hops).map(|hop| hop.point.host.clone()).collect();
@@ -125,16 +127,20 @@ impl Journey {
                 let part = if about == Quoted::Reply { Part::Reply } else { Part::Request };
                 flows.iter().find(|flow| flow.part == part).map(|flow| flow.number)
             });
-            if let (Part::Error { kind, .. }, Some(Origin { host, place: Place::RelayOutbound | Place::RelayInbound })) =
-                (draft.part, &draft.origin)
+            if let (
+                Part::Error { kind, .. },
+                Some(Origin { host, place: Place::RelayOutbound | Place::RelayInbound }),
+            ) = (draft.part, &draft.origin)
             {
                 discount(&mut unseen, host, kind);
             }
-            flows.push(draft.finish(map, &mut ledger, numbering.next(), about));
+            flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
         }
         let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
-        for (flow, verdict) in flows.iter_mut().zip(verdicts) {
+        let refusals: Vec<Option<End>> = flows.iter().map(|flow| refusal(&flows, flow)).collect();
+        for ((flow, verdict), refusal) in flows.iter_mut().zip(verdicts).zip(refusals) {
             flow.verdict = verdict;
+            flow.end = refusal.unwrap_or_else(|| flow.end.clone());
         }
         unseen.retain(|sent| sent.count > 0);
         Self {
@@ -165,7 +171,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(_map: &Map, part: Part, walks: Vec<Vec<Hop>>) -> Self {
+    fn new(part: Part, walks: Vec<Vec<Hop>>) -> Self {
         let mut walks = walks.into_iter();
         let hops = walks.next().unwrap_or_default();
         let origin = match part {
@@ -176,7 +182,7 @@ impl Draft {
     }
 
     /// One flow for each host that made such an error.
-    fn apart(map: &Map, part: Part, walks: Vec<Vec<Hop>>) -> Vec<Self> {
+    fn apart(part: Part, walks: Vec<Vec<Hop>>) -> Vec<Self> {
         let mut by_source: Vec<Vec<Vec<Hop>>> = Vec::new();
         let source = |walk: &Vec<Hop>| walk.first().and_then(Hop::inner).map(|packet| packet.source);
         for walk in walks {
@@ -185,7 +191,7 @@ impl Draft {
                 None => by_source.push(vec![walk]),
             }
         }
-        by_source.into_iter().map(|walks| Self::new(map, part, walks)).collect()
+        by_source.into_iter().map(|walks| Self::new(part, walks)).collect()
     }
 
     fn about(&self) -> Option<Quoted> {
@@ -280,9 +286,12 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
         Part::Error { kind, .. } => {
             let to_sender = |answer: &&Answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(flow, *from));
             let times = observation.answers.iter().filter(to_sender).count();
-            let target = flow.hops.first().and_then(Hop::inner).and_then(|packet| map.host_of(packet.destination));
+            let target =
+                flow.hops.first().and_then(Hop::inner).and_then(|packet| map.host_of(packet.destination));
             match &flow.end {
-                _ if times > 0 => Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None },
+                _ if times > 0 => {
+                    Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None }
+                }
                 End::Reached { host } if *host != observation.probe.from && target == Some(host.as_str()) => {
                     Verdict::Received { host: host.clone() }
                 }
@@ -303,7 +312,9 @@ fn judge_request(observation: &Observation, flows: &[Flow], flow: &Flow) -> Verd
     let answer = flows.iter().find(|flow| flow.part == Part::Reply).map(|flow| flow.number);
     match observation.received {
         Some(times @ 1..) => return Verdict::Delivered { times, answer },
-        None if answer.is_some() || replies(observation) > 0 => return Verdict::Delivered { times: 1, answer },
+        None if answer.is_some() || replies(observation) > 0 => {
+            return Verdict::Delivered { times: 1, answer };
+        }
         _ => {}
     }
     rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
@@ -329,7 +340,24 @@ fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<V
             |answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(error, *from)),
         )
     });
-    (!errors.is_empty()).then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+    (!errors.is_empty())
+        .then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+}
+
+/// The end of a flow at the host that made an error about it, where no drop was counted.
+fn refusal(flows: &[Flow], flow: &Flow) -> Option<End> {
+    let last = flow.hops.last()?;
+    let made_there = |error: &&Flow| {
+        error.about == Some(flow.number)
+            && error.origin.as_ref().is_some_and(|origin| origin.host == last.point.host)
+    };
+    match (flows.iter().find(made_there)?, &flow.end) {
+        (_, End::Dropped { .. }) => None,
+        (Flow { part: Part::Error { kind, .. }, origin: Some(Origin { host, place }), .. }, _) => {
+            Some(End::Refused { host: host.clone(), place: *place, kind: *kind })
+        }
+        _ => None,
+    }
 }
 
 fn by_end(flow: &Flow) -> Verdict {
@@ -338,7 +366,9 @@ fn by_end(flow: &Flow) -> Verdict {
         End::Dropped { host, place, reason } => {
             Verdict::Dropped { host: host.clone(), place: *place, reason: reason.clone() }
         }
-        End::Reached { .. } | End::Astray { .. } => Verdict::Lost { after, fault: None },
+        End::Reached { .. } | End::Astray { .. } | End::Refused { .. } => {
+            Verdict::Lost { after, fault: None }
+        }
         End::Open { fault } => Verdict::Lost { after, fault: fault.clone() },
     }
 }

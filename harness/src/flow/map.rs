@@ -33,7 +33,11 @@ impl Map {
             addresses: BTreeMap::new(),
             behind: BTreeMap::new(),
             host_width: 0,
-            interface_width: ["eth0", "relay", &topology.bridge, tunnel].map(str::len).into_iter().max().unwrap_or(0),
+            interface_width: ["eth0", "relay", &topology.bridge, tunnel]
+                .map(str::len)
+                .into_iter()
+                .max()
+                .unwrap_or(0),
         };
         for node in &topology.nodes {
             map.insert(node.address, &node.name, &node.name);
