@@ -10,8 +10,8 @@ use super::{
     Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict,
 };
 use crate::capture::frame::{Direction, Role};
-use crate::packet::Packet;
 use crate::packet::icmp::Kind;
+use crate::packet::{Icmp, Packet, Payload};
 
 /// Numbers flows through a case, in the order of cause and effect.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -136,11 +136,13 @@ impl Journey {
             }
             flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
         }
-        let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
         let refusals: Vec<Option<End>> = flows.iter().map(|flow| refusal(&flows, flow)).collect();
-        for ((flow, verdict), refusal) in flows.iter_mut().zip(verdicts).zip(refusals) {
-            flow.verdict = verdict;
+        for (flow, refusal) in flows.iter_mut().zip(refusals) {
             flow.end = refusal.unwrap_or_else(|| flow.end.clone());
+        }
+        let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
+        for (flow, verdict) in flows.iter_mut().zip(verdicts) {
+            flow.verdict = verdict;
         }
         unseen.retain(|sent| sent.count > 0);
         Self {
@@ -274,7 +276,7 @@ fn discount(unseen: &mut [IcmpSent], host: &str, kind: Kind) {
 /// The verdict, by the sockets' word first, then by what was recorded.
 fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
     match flow.part {
-        Part::Request => judge_request(observation, flows, flow),
+        Part::Request => judge_request(map, observation, flows, flow),
         Part::Reply => {
             let times = replies(observation);
             if times > 0 {
@@ -301,7 +303,7 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
     }
 }
 
-fn judge_request(observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
+fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
     let refusal = observation.answers.iter().find_map(|answer| match answer {
         Answer::NotSent { why } => Some(why.clone()),
         _ => None,
@@ -317,7 +319,15 @@ fn judge_request(observation: &Observation, flows: &[Flow], flow: &Flow) -> Verd
         }
         _ => {}
     }
-    rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
+    let told = || {
+        observation.answers.iter().find_map(|answer| match answer {
+            Answer::Error { kind, from } => {
+                Some(Verdict::Failed { error: format!("{kind} from {}", map.label(*from)) })
+            }
+            _ => None,
+        })
+    };
+    rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(flow))
 }
 
 /// How often the sender's socket received a reply.
@@ -331,9 +341,10 @@ fn is_from(flow: &Flow, address: std::net::Ipv4Addr) -> bool {
     flow.hops.last().and_then(Hop::inner).is_some_and(|packet| packet.source == address)
 }
 
-/// The errors about a flow, if any.
+/// The errors about a flow that were meant for its sender, if any.
 fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<Verdict> {
-    let errors: Vec<&Flow> = flows.iter().filter(|error| error.about == Some(flow.number)).collect();
+    let errors: Vec<&Flow> =
+        flows.iter().filter(|error| error.about == Some(flow.number) && !is_about_tunnel(error)).collect();
     let arrived = errors.iter().any(|error| {
         let Part::Error { kind, .. } = error.part else { return false };
         observation.answers.iter().any(
@@ -342,6 +353,15 @@ fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<V
     });
     (!errors.is_empty())
         .then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+}
+
+/// Whether an error is about the tunnel datagram that the flow was in, and so is for the node that sent that.
+fn is_about_tunnel(error: &Flow) -> bool {
+    let packet = error.hops.first().and_then(Hop::inner);
+    packet.is_some_and(|packet| match &packet.payload {
+        Payload::Icmp(Icmp::Error { quote: Some(quote), .. }) => quote.tunnelled().is_some(),
+        _ => false,
+    })
 }
 
 /// The end of a flow at the host that made an error about it, where no drop was counted.
@@ -366,9 +386,10 @@ fn by_end(flow: &Flow) -> Verdict {
         End::Dropped { host, place, reason } => {
             Verdict::Dropped { host: host.clone(), place: *place, reason: reason.clone() }
         }
-        End::Reached { .. } | End::Astray { .. } | End::Refused { .. } => {
-            Verdict::Lost { after, fault: None }
+        End::Refused { host, place, kind } => {
+            Verdict::Dropped { host: host.clone(), place: *place, reason: kind.to_string() }
         }
+        End::Reached { .. } | End::Astray { .. } => Verdict::Lost { after, fault: None },
         End::Open { fault } => Verdict::Lost { after, fault: fault.clone() },
     }
 }

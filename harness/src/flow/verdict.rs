@@ -27,13 +27,18 @@ pub enum Verdict {
         /// Whether the sender's socket received any of them.
         arrived: bool,
     },
-    /// Dropped and counted.
+    /// The sender's socket was told of an error that no point recorded: its own kernel's, as a rule.
+    Failed {
+        /// The error: `host-unreachable from c1`.
+        error: String,
+    },
+    /// Dropped, and counted or answered to the node that had put it in the tunnel.
     Dropped {
         /// By which host.
         host: String,
         /// By what part of it.
         place: Place,
-        /// The counter's name.
+        /// The counter's name, or the error's.
         reason: String,
     },
     /// Gone.
@@ -90,6 +95,7 @@ impl std::fmt::Display for Verdict {
                 }
                 write!(f, ": {}", fault.as_deref().unwrap_or("unexplained"))
             }
+            Self::Failed { error } => write!(f, "failed at the sender: {error}"),
             Self::NotSent { why } => write!(f, "not sent: {why}"),
         }
     }

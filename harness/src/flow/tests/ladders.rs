@@ -1,7 +1,9 @@
 use etherparse::icmpv4::DestUnreachableHeader;
+use proptest::prelude::*;
 
 use super::kit::*;
-use crate::flow::Key;
+use crate::capture::frame::Frame;
+use crate::flow::{Key, first_difference};
 use crate::packet::build::Build;
 use crate::packet::icmp::Kind;
 use crate::packet::marker;
@@ -379,4 +381,42 @@ fn a_stranger_sends_into_the_tunnel_twice() {
     => delivered
 ",
     );
+}
+
+proptest! {
+    #[test]
+    fn no_frame_of_a_probe_is_swallowed_whatever_was_missed_or_reordered(
+        times in proptest::collection::vec(0u64..40, 21),
+        kept in proptest::collection::vec(0usize..3, 21),
+    ) {
+        let ping = ping(64, 56);
+        let stranger = std::net::Ipv4Addr::new(192, 168, 0, 99);
+        let error = Build::time_exceeded(A_BRIDGE, &ping, 84);
+        let mut recording = Recording::of(probe(64, 56))
+            .there(&ping)
+            .back(&pong(64, 56))
+            .tunnelled("b eth0 <", stranger, B, &ping)
+            .seen("a flannel0 <", &error)
+            .seen("a cni0 >", &error)
+            .seen("c1 eth0 <", &error)
+            .seen("c3 eth0 <", &ping);
+        let frames = std::mem::take(&mut recording.observation.frames);
+        for ((frame, at), copies) in frames.into_iter().zip(times).zip(kept) {
+            for copy in 0..copies as u64 {
+                let at = std::time::Duration::from_micros(at + copy);
+                recording.observation.frames.push(Frame { at, ..frame.clone() });
+            }
+        }
+        let journey = recording.journey();
+        let shown: usize = journey
+            .flows
+            .iter()
+            .map(|flow| flow.hops.len() + flow.branches.iter().map(|branch| branch.hops.len()).sum::<usize>())
+            .sum();
+        prop_assert_eq!(shown, recording.observation.frames.len());
+        let printed = journey.ladder(&map());
+        let hops = printed.lines().filter(|line| line.contains("  <") || line.contains("  >")).count();
+        prop_assert_eq!(hops, shown);
+        prop_assert_eq!(first_difference(&printed, &printed), None);
+    }
 }

@@ -275,3 +275,49 @@ fn a_loop_is_followed_to_its_end() {
 ",
     );
 }
+
+#[test]
+fn a_peer_without_a_relay_tells_the_node_and_not_the_sender() {
+    let ping = ping(64, 56);
+    let outer = Build::udp((A, PORT), (B, PORT), &ping.clone().ttl(62).octets());
+    let error = Build::unreachable(B, DestUnreachableHeader::Port, &outer, 548);
+    let recording = Recording::of(probe(64, 56))
+        .seen("c1 eth0 >", &ping)
+        .seen("a cni0 <", &ping)
+        .seen("a flannel0 >", &ping.clone().ttl(63))
+        .seen("a eth0 >", &outer)
+        .seen("b eth0 <", &outer)
+        .seen("b eth0 >", &error)
+        .seen("a eth0 <", &error);
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   kernel    x  port-unreachable
+    => dropped in b's kernel: port-unreachable
+
+[2] b > a  icmp port-unreachable  ttl 64  len 140  quotes [1] in udp at ttl 62
+    b   kernel    !
+    b   eth0      >
+    a   eth0      <
+    => received by a
+",
+    );
+}
+
+#[test]
+fn an_error_that_only_the_socket_knows_is_the_senders_own() {
+    let recording = Recording::of(probe(64, 56)).refused(Kind { kind: 3, code: 1 }, C1);
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    => failed at the sender: host-unreachable from c1
+",
+    );
+}
