@@ -113,6 +113,16 @@ fn a_probe_in_junk_to_the_tunnel_port_is_known() {
     assert_eq!(parse(Build::udp((A, 999), (B, PORT), &junk).octets()).marker(), Some(5));
 }
 
+#[test]
+fn tunnels_in_tunnels_are_opened_four_deep_and_no_deeper() {
+    let nested =
+        |levels| (0..levels).fold(ping(56), |inner, _| Build::udp((A, PORT), (B, PORT), &inner.octets()));
+    assert_eq!(parse(nested(4).octets()).innermost().destination, C2);
+    let deeper = parse(nested(5).octets());
+    assert!(matches!(&deeper.innermost().payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. })));
+    assert_eq!(deeper.marker(), Some(9));
+}
+
 fn mutated_packet() -> impl Strategy<Value = Vec<u8>> {
     let seeds = vec![
         ping(56).octets(),
