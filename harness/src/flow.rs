@@ -21,13 +21,13 @@ mod tests;
 mod verdict;
 mod walk;
 
-//pub use difference::{Difference, first_difference};
+pub use difference::{Difference, first_difference};
 pub use hop::{Hop, Sighting};
 pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;
-//pub use matrix::{Cell, Matrix};
+pub use matrix::{Cell, Matrix};
 pub use observation::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe};
-//pub use paint::{Ink, paint, spans};
+pub use paint::{Ink, paint, spans};
 pub use sort::{Part, Quoted, Sorted, sort};
-//pub use stream::{Epoch, Summary};
+pub use stream::{Epoch, Paths, Summary};
 pub use verdict::{End, Verdict};

@@ -9,12 +9,12 @@ use etherparse::{EtherType, Ethernet2HeaderSlice};
 
 use crate::capture::frame::{Frame, Link};
 
+#[cfg(test)]
+pub(crate) mod build;
 pub mod icmp;
 mod ipv4;
 pub mod marker;
 mod neighbour;
-#[cfg(test)]
-pub(crate) mod build;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -55,7 +55,6 @@ impl Packet {
         let reading = Reading {
             port,
             pending: frame.checksum_pending,
-            cut: (frame.octets.len() as u64) < u64::from(frame.wire_len),
             quoted: false,
             tight: frame.link == Link::Ip,
             depth: 0,
@@ -89,7 +88,9 @@ impl Packet {
         }
         match ether_type {
             EtherType::IPV4 | EtherType::IPV6 => Self::parse_ip(rest, reading),
-            EtherType::ARP => Arp::parse(rest).map_or(Self::Malformed("not an ARP message for IPv4"), Self::Arp),
+            EtherType::ARP => {
+                Arp::parse(rest).map_or(Self::Malformed("not an ARP message for IPv4"), Self::Arp)
+            }
             other => Self::Other { ether_type: other.0 },
         }
     }
@@ -97,7 +98,9 @@ impl Packet {
     fn parse_ip(octets: &[u8], reading: Reading) -> Self {
         match octets.first().map(|first| first >> 4) {
             None => Self::Malformed("empty"),
-            Some(4) => Ipv4::parse(octets, reading).map_or(Self::Malformed("not a whole IPv4 header"), Self::Ipv4),
+            Some(4) => {
+                Ipv4::parse(octets, reading).map_or(Self::Malformed("not a whole IPv4 header"), Self::Ipv4)
+            }
             Some(6) => Ipv6::parse(octets).map_or(Self::Malformed("not a whole IPv6 header"), Self::Ipv6),
             Some(_) => Self::Malformed("neither IPv4 nor IPv6"),
         }
@@ -125,7 +128,8 @@ impl Checksum {
 
     /// RFC 1071 over all `parts`, the checksum field included. Every part but the last has an even length.
     fn over(parts: &[&[u8]]) -> Self {
-        let sum = parts.iter().fold(etherparse::checksum::Sum16BitWords::new(), |sum, part| sum.add_slice(part));
+        let sum =
+            parts.iter().fold(etherparse::checksum::Sum16BitWords::new(), |sum, part| sum.add_slice(part));
         if sum.ones_complement() == 0 { Self::Good } else { Self::Bad }
     }
 }
@@ -137,8 +141,6 @@ struct Reading {
     port: u16,
     /// The outermost transport checksum is not filled in yet.
     pending: bool,
-    /// The octets are a beginning: a snapshot length or a quote cut the rest off.
-    cut: bool,
     /// The octets are quoted by an ICMP error: lengths exceed what is there, checksums are of the past.
     quoted: bool,
     /// What follows the packet is junk and not Ethernet padding.
@@ -153,7 +155,7 @@ impl Reading {
     }
 
     fn inside_quote(self) -> Self {
-        Self { pending: false, cut: true, quoted: true, tight: false, ..self }
+        Self { pending: false, quoted: true, tight: false, ..self }
     }
 }
 

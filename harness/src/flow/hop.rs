@@ -151,7 +151,8 @@ pub(super) fn group(mut seen: Vec<Located>) -> Vec<Hop> {
 }
 
 fn are_parts_of_one(one: &Ipv4, other: &Ipv4) -> bool {
-    DatagramId::levels(one).any(|id| DatagramId::levels(other).any(|other| other == id)) && offsets(one) != offsets(other)
+    DatagramId::levels(one).any(|id| DatagramId::levels(other).any(|other| other == id))
+        && offsets(one) != offsets(other)
 }
 
 /// Offsets from the outermost level on; a later outer fragment sorts after the first, which has the inner packet.

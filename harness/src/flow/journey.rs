@@ -6,10 +6,12 @@ use super::hop::{Located, group};
 use super::sort::{DatagramId, claim};
 use super::verdict::Ledger;
 use super::walk::{departure, walks};
-use super::{Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict};
+use super::{
+    Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict,
+};
 use crate::capture::frame::{Direction, Role};
-use crate::packet::Packet;
 use crate::packet::icmp::Kind;
+use crate::packet::{Icmp, Packet, Payload};
 
 /// Numbers flows through a case, in the order of cause and effect.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,7 +21,7 @@ pub struct Numbering {
 
 impl Numbering {
     /// The next flow's number: 1 first.
-    pub fn next(&mut self) -> u32 {
+    pub fn give(&mut self) -> u32 {
         self.given = self.given.saturating_add(1);
         self.given
     }
@@ -89,13 +91,13 @@ impl Journey {
         let mut parts = located(map, observation);
         let request = parts.remove(&Part::Request).unwrap_or_default();
         let from = observation.probe.from.as_str();
-        let mut drafts = vec![Draft::new(map, Part::Request, walks(map, group(request), Some(from)))];
+        let mut drafts = vec![Draft::new(Part::Request, walks(map, group(request), Some(from)))];
         if let Some(reply) = parts.remove(&Part::Reply) {
-            drafts.push(Draft::new(map, Part::Reply, walks(map, group(reply), None)));
+            drafts.push(Draft::new(Part::Reply, walks(map, group(reply), None)));
         }
         let mut errors = Vec::new();
         for (part, seen) in parts {
-            errors.extend(Draft::apart(map, part, walks(map, group(seen), None)));
+            errors.extend(Draft::apart(part, walks(map, group(seen), None)));
         }
         let path: Vec<String> =
             drafts.iter().flat_map(|draft| &draft.hops).map(|hop| hop.point.host.clone()).collect();
@@ -125,12 +127,18 @@ impl Journey {
                 let part = if about == Quoted::Reply { Part::Reply } else { Part::Request };
                 flows.iter().find(|flow| flow.part == part).map(|flow| flow.number)
             });
-            if let (Part::Error { kind, .. }, Some(Origin { host, place: Place::RelayOutbound | Place::RelayInbound })) =
-                (draft.part, &draft.origin)
+            if let (
+                Part::Error { kind, .. },
+                Some(Origin { host, place: Place::RelayOutbound | Place::RelayInbound }),
+            ) = (draft.part, &draft.origin)
             {
                 discount(&mut unseen, host, kind);
             }
-            flows.push(draft.finish(map, &mut ledger, numbering.next(), about));
+            flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
+        }
+        let refusals: Vec<Option<End>> = flows.iter().map(|flow| refusal(&flows, flow)).collect();
+        for (flow, refusal) in flows.iter_mut().zip(refusals) {
+            flow.end = refusal.unwrap_or_else(|| flow.end.clone());
         }
         let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
         for (flow, verdict) in flows.iter_mut().zip(verdicts) {
@@ -165,7 +173,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(_map: &Map, part: Part, walks: Vec<Vec<Hop>>) -> Self {
+    fn new(part: Part, walks: Vec<Vec<Hop>>) -> Self {
         let mut walks = walks.into_iter();
         let hops = walks.next().unwrap_or_default();
         let origin = match part {
@@ -176,7 +184,7 @@ impl Draft {
     }
 
     /// One flow for each host that made such an error.
-    fn apart(map: &Map, part: Part, walks: Vec<Vec<Hop>>) -> Vec<Self> {
+    fn apart(part: Part, walks: Vec<Vec<Hop>>) -> Vec<Self> {
         let mut by_source: Vec<Vec<Vec<Hop>>> = Vec::new();
         let source = |walk: &Vec<Hop>| walk.first().and_then(Hop::inner).map(|packet| packet.source);
         for walk in walks {
@@ -185,7 +193,7 @@ impl Draft {
                 None => by_source.push(vec![walk]),
             }
         }
-        by_source.into_iter().map(|walks| Self::new(map, part, walks)).collect()
+        by_source.into_iter().map(|walks| Self::new(part, walks)).collect()
     }
 
     fn about(&self) -> Option<Quoted> {
@@ -268,7 +276,7 @@ fn discount(unseen: &mut [IcmpSent], host: &str, kind: Kind) {
 /// The verdict, by the sockets' word first, then by what was recorded.
 fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
     match flow.part {
-        Part::Request => judge_request(observation, flows, flow),
+        Part::Request => judge_request(map, observation, flows, flow),
         Part::Reply => {
             let times = replies(observation);
             if times > 0 {
@@ -280,9 +288,12 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
         Part::Error { kind, .. } => {
             let to_sender = |answer: &&Answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(flow, *from));
             let times = observation.answers.iter().filter(to_sender).count();
-            let target = flow.hops.first().and_then(Hop::inner).and_then(|packet| map.host_of(packet.destination));
+            let target =
+                flow.hops.first().and_then(Hop::inner).and_then(|packet| map.host_of(packet.destination));
             match &flow.end {
-                _ if times > 0 => Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None },
+                _ if times > 0 => {
+                    Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None }
+                }
                 End::Reached { host } if *host != observation.probe.from && target == Some(host.as_str()) => {
                     Verdict::Received { host: host.clone() }
                 }
@@ -292,7 +303,7 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
     }
 }
 
-fn judge_request(observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
+fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
     let refusal = observation.answers.iter().find_map(|answer| match answer {
         Answer::NotSent { why } => Some(why.clone()),
         _ => None,
@@ -303,10 +314,20 @@ fn judge_request(observation: &Observation, flows: &[Flow], flow: &Flow) -> Verd
     let answer = flows.iter().find(|flow| flow.part == Part::Reply).map(|flow| flow.number);
     match observation.received {
         Some(times @ 1..) => return Verdict::Delivered { times, answer },
-        None if answer.is_some() || replies(observation) > 0 => return Verdict::Delivered { times: 1, answer },
+        None if answer.is_some() || replies(observation) > 0 => {
+            return Verdict::Delivered { times: 1, answer };
+        }
         _ => {}
     }
-    rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
+    let told = || {
+        observation.answers.iter().find_map(|answer| match answer {
+            Answer::Error { kind, from } => {
+                Some(Verdict::Failed { error: format!("{kind} from {}", map.label(*from)) })
+            }
+            _ => None,
+        })
+    };
+    rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(flow))
 }
 
 /// How often the sender's socket received a reply.
@@ -320,16 +341,43 @@ fn is_from(flow: &Flow, address: std::net::Ipv4Addr) -> bool {
     flow.hops.last().and_then(Hop::inner).is_some_and(|packet| packet.source == address)
 }
 
-/// The errors about a flow, if any.
+/// The errors about a flow that were meant for its sender, if any.
 fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<Verdict> {
-    let errors: Vec<&Flow> = flows.iter().filter(|error| error.about == Some(flow.number)).collect();
+    let errors: Vec<&Flow> =
+        flows.iter().filter(|error| error.about == Some(flow.number) && !is_about_tunnel(error)).collect();
     let arrived = errors.iter().any(|error| {
         let Part::Error { kind, .. } = error.part else { return false };
         observation.answers.iter().any(
             |answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(error, *from)),
         )
     });
-    (!errors.is_empty()).then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+    (!errors.is_empty())
+        .then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+}
+
+/// Whether an error is about the tunnel datagram that the flow was in, and so is for the node that sent that.
+fn is_about_tunnel(error: &Flow) -> bool {
+    let packet = error.hops.first().and_then(Hop::inner);
+    packet.is_some_and(|packet| match &packet.payload {
+        Payload::Icmp(Icmp::Error { quote: Some(quote), .. }) => quote.tunnelled().is_some(),
+        _ => false,
+    })
+}
+
+/// The end of a flow at the host that made an error about it, where no drop was counted.
+fn refusal(flows: &[Flow], flow: &Flow) -> Option<End> {
+    let last = flow.hops.last()?;
+    let made_there = |error: &&Flow| {
+        error.about == Some(flow.number)
+            && error.origin.as_ref().is_some_and(|origin| origin.host == last.point.host)
+    };
+    match (flows.iter().find(made_there)?, &flow.end) {
+        (_, End::Dropped { .. }) => None,
+        (Flow { part: Part::Error { kind, .. }, origin: Some(Origin { host, place }), .. }, _) => {
+            Some(End::Refused { host: host.clone(), place: *place, kind: *kind })
+        }
+        _ => None,
+    }
 }
 
 fn by_end(flow: &Flow) -> Verdict {
@@ -337,6 +385,9 @@ fn by_end(flow: &Flow) -> Verdict {
     match &flow.end {
         End::Dropped { host, place, reason } => {
             Verdict::Dropped { host: host.clone(), place: *place, reason: reason.clone() }
+        }
+        End::Refused { host, place, kind } => {
+            Verdict::Dropped { host: host.clone(), place: *place, reason: kind.to_string() }
         }
         End::Reached { .. } | End::Astray { .. } => Verdict::Lost { after, fault: None },
         End::Open { fault } => Verdict::Lost { after, fault: fault.clone() },

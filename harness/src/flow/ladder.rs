@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::hop::sign;
-use super::{Branch, End, Flow, Hop, Journey, Map, Part, Probe, Verdict};
 use super::observation::Key;
+use super::{Branch, End, Flow, Hop, Journey, Map, Part, Place, Probe, Verdict};
 use crate::packet::{Icmp, Ipv4, Payload};
 
 impl Journey {
@@ -24,7 +24,11 @@ impl Journey {
             );
         }
         for sent in &self.unseen {
-            let _ = writeln!(rest, "unseen: {} icmp {} that {}'s relay counted as sent", sent.count, sent.name, sent.host);
+            let _ = writeln!(
+                rest,
+                "unseen: {} icmp {} that {}'s relay counted as sent",
+                sent.count, sent.name, sent.host
+            );
         }
         if !rest.is_empty() {
             ladders.push(rest);
@@ -37,13 +41,30 @@ impl Flow {
     /// The flow as text: a header, a line a hop, the verdict. `probe` stands in where no point saw the packet.
     #[must_use]
     pub fn ladder(&self, map: &Map, probe: &Probe) -> String {
-        self.draw(map, probe, true)
+        let body = self.body(map);
+        format!("[{}] {}\n{body}    => {}\n", self.number, self.header(map, probe, true), self.verdict)
     }
 
-    /// Draws the ladder; `seq` tells whether the sequence number is part of it.
-    pub(super) fn draw(&self, map: &Map, probe: &Probe, seq: bool) -> String {
+    /// The flow as an example of many: without sequence and flow numbers.
+    pub(super) fn exemplar(&self, map: &Map, probe: &Probe) -> String {
+        let verdict = self.verdict_without_numbers();
+        format!("{}\n{}    => {verdict}\n", self.header(map, probe, false), self.body(map))
+    }
+
+    pub(super) fn verdict_without_numbers(&self) -> String {
+        match &self.verdict {
+            Verdict::Delivered { times, .. } => {
+                Verdict::Delivered { times: *times, answer: None }.to_string()
+            }
+            Verdict::Rejected { arrived: true, .. } => "rejected".to_owned(),
+            Verdict::Rejected { arrived: false, .. } => "rejected, but the error never arrived".to_owned(),
+            verdict => verdict.to_string(),
+        }
+    }
+
+    fn body(&self, map: &Map) -> String {
         let lines = Lines::new(map, self);
-        let mut text = format!("[{}] {}\n", self.number, self.header(map, probe, seq));
+        let mut text = String::new();
         if let Some(origin) = &self.origin {
             lines.line(&mut text, "    ", [&origin.host, origin.place.name(), "!"], "");
         }
@@ -52,7 +73,6 @@ impl Flow {
         for branch in &self.branches {
             self.draw_branch(&mut text, &lines, branch);
         }
-        let _ = writeln!(text, "    => {}", self.verdict);
         text
     }
 
@@ -63,13 +83,16 @@ impl Flow {
             Some(hop) => drop(writeln!(text, "  + {word}, from {}", hop.place())),
             None => drop(writeln!(text, "  + {word}, from nowhere")),
         }
-        lines.hops(text, "  | ", before, &branch.hops);
+        lines.hops(text, "  | ", before.or(self.hops.first()), &branch.hops);
         lines.end(text, "  | ", &branch.end);
         let _ = match &branch.end {
             End::Reached { host } => writeln!(text, "  | => reached {host}"),
             End::Astray { host } => writeln!(text, "  | => not for {host}"),
             End::Dropped { host, place, reason } => {
                 writeln!(text, "  | => dropped in {host}'s {}: {reason}", place.name())
+            }
+            End::Refused { host, place, kind } => {
+                writeln!(text, "  | => refused by {host}'s {}: {kind}", place.name())
             }
             End::Open { fault } => {
                 let after = branch.hops.last().map(Hop::place);
@@ -82,16 +105,20 @@ impl Flow {
         let Some((hop, packet)) = self.hops.first().and_then(|hop| Some((hop, hop.inner()?))) else {
             return unseen(map, probe, seq);
         };
-        let mut fields = vec![format!("{} > {}  {}", map.label(packet.source), map.label(packet.destination), what(packet, self.part, seq))];
+        let mut fields = vec![format!(
+            "{} > {}  {}",
+            map.label(packet.source),
+            map.label(packet.destination),
+            what(packet, self.part, seq)
+        )];
         fields.push(format!("ttl {}", packet.ttl));
         fields.push(length(&hop.inner_lengths(), hop.is_incomplete()));
         fields.extend(traits(packet));
-        if let (Some(about), Payload::Icmp(Icmp::Error { quote: Some(quote), .. })) = (self.about, &packet.payload) {
+        if let (Some(about), Payload::Icmp(Icmp::Error { quote: Some(quote), .. })) =
+            (self.about, &packet.payload)
+        {
             let tunnel = if quote.tunnelled().is_some() { " in udp" } else { "" };
             fields.push(format!("quotes [{about}]{tunnel} at ttl {}", quote.innermost().ttl));
-        }
-        if let Some(outer) = hop.outer() {
-            fields.push(envelope(map, hop, outer));
         }
         fields.extend(defects(packet, None));
         fields.join("  ")
@@ -130,7 +157,11 @@ fn what(packet: &Ipv4, part: Part, seq: bool) -> String {
 fn length(lengths: &[u16], incomplete: bool) -> String {
     let joined = lengths.iter().map(u16::to_string).collect::<Vec<_>>().join("+");
     let missing = if incomplete { "+missing" } else { "" };
-    if lengths.len() > 1 || incomplete { format!("fragments {joined}{missing}") } else { format!("len {joined}") }
+    if lengths.len() > 1 || incomplete {
+        format!("fragments {joined}{missing}")
+    } else {
+        format!("len {joined}")
+    }
 }
 
 /// Header fields worth a word only when they are set.
@@ -174,7 +205,11 @@ fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
         ]
     };
     let known = before.map(found).unwrap_or_default();
-    found(packet).into_iter().flatten().filter(|defect| !known.iter().flatten().any(|other| other == defect)).collect()
+    found(packet)
+        .into_iter()
+        .flatten()
+        .filter(|defect| !known.iter().flatten().any(|other| other == defect))
+        .collect()
 }
 
 fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {
@@ -199,7 +234,9 @@ fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {
 fn outer_length(hop: &Hop) -> String {
     let fragmented = hop.first().is_some_and(|packet| packet.fragment.is_some());
     let lengths = hop.lengths();
-    if fragmented { length(&lengths, hop.is_incomplete()) } else {
+    if fragmented {
+        length(&lengths, hop.is_incomplete())
+    } else {
         format!("len {}", lengths.iter().map(u16::to_string).collect::<Vec<_>>().join("+"))
     }
 }
@@ -278,8 +315,11 @@ impl<'a> Lines<'a> {
     }
 
     fn line(&self, text: &mut String, margin: &str, [host, interface, sign]: [&str; 3], rest: &str) {
-        let line =
-            format!("{margin}{host:<hosts$}  {interface:<interfaces$}  {sign}  {rest}", hosts = self.host, interfaces = self.interface);
+        let line = format!(
+            "{margin}{host:<hosts$}  {interface:<interfaces$}  {sign}  {rest}",
+            hosts = self.host,
+            interfaces = self.interface
+        );
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -287,7 +327,10 @@ impl<'a> Lines<'a> {
     fn hops(&self, text: &mut String, margin: &str, before: Option<&Hop>, hops: &[Hop]) {
         let mut before = before;
         for hop in hops {
-            let (ttl, list) = before.map(|before| changes(self.map, before, hop)).unwrap_or_default();
+            let (ttl, list) = match before {
+                Some(before) => changes(self.map, before, hop),
+                None => (None, hop.outer().map(|outer| envelope(self.map, hop, outer)).into_iter().collect()),
+            };
             let rest = format!("{:<TTL_COLUMN$}  {}", ttl.unwrap_or_default(), list.join("  "));
             let sign = sign(hop.direction).to_string();
             self.line(text, margin, [&hop.point.host, &hop.point.interface, &sign], rest.trim_end());
@@ -296,8 +339,17 @@ impl<'a> Lines<'a> {
     }
 
     fn end(&self, text: &mut String, margin: &str, end: &End) {
-        if let End::Dropped { host, place, reason } = end {
-            self.line(text, margin, [host, place.name(), "x"], reason);
+        match end {
+            End::Dropped { host, place, reason } => {
+                self.line(text, margin, [host, place.name(), "x"], reason)
+            }
+            End::Refused { host, place: Place::Kernel, kind } => {
+                self.line(text, margin, [host, "kernel", "x"], &kind.to_string());
+            }
+            End::Refused { host, place, kind } => {
+                self.line(text, margin, [host, place.name(), "x"], &format!("{kind}, not counted as a drop"));
+            }
+            End::Reached { .. } | End::Astray { .. } | End::Open { .. } => {}
         }
     }
 }

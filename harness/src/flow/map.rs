@@ -10,7 +10,7 @@ use crate::topology::Topology;
 pub struct Map {
     /// The tunnel's UDP port.
     pub port: u16,
-    addresses: BTreeMap<Ipv4Addr, Place>,
+    addresses: BTreeMap<Ipv4Addr, Owner>,
     /// Container's name to its node's name.
     behind: BTreeMap<String, String>,
     host_width: usize,
@@ -18,7 +18,7 @@ pub struct Map {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct Owner {
     host: String,
     label: String,
 }
@@ -33,7 +33,11 @@ impl Map {
             addresses: BTreeMap::new(),
             behind: BTreeMap::new(),
             host_width: 0,
-            interface_width: ["eth0", "relay", &topology.bridge, tunnel].map(str::len).into_iter().max().unwrap_or(0),
+            interface_width: ["eth0", "relay", &topology.bridge, tunnel]
+                .map(str::len)
+                .into_iter()
+                .max()
+                .unwrap_or(0),
         };
         for node in &topology.nodes {
             map.insert(node.address, &node.name, &node.name);
@@ -55,19 +59,19 @@ impl Map {
     /// Adds or changes an address: a node that moved, a host that the topology does not have.
     pub fn insert(&mut self, address: Ipv4Addr, host: &str, label: &str) {
         self.host_width = self.host_width.max(host.len());
-        self.addresses.insert(address, Place { host: host.to_owned(), label: label.to_owned() });
+        self.addresses.insert(address, Owner { host: host.to_owned(), label: label.to_owned() });
     }
 
     /// The host that has an address.
     #[must_use]
     pub fn host_of(&self, address: Ipv4Addr) -> Option<&str> {
-        self.addresses.get(&address).map(|place| place.host.as_str())
+        self.addresses.get(&address).map(|owner| owner.host.as_str())
     }
 
     /// How an address is printed: by name, or in numbers if nobody has it.
     #[must_use]
     pub fn label(&self, address: Ipv4Addr) -> String {
-        self.addresses.get(&address).map_or_else(|| address.to_string(), |place| place.label.clone())
+        self.addresses.get(&address).map_or_else(|| address.to_string(), |owner| owner.label.clone())
     }
 
     /// The node that a container is behind.

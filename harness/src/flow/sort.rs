@@ -65,7 +65,8 @@ pub fn sort(probes: &[Probe], frames: Vec<Frame>, port: u16) -> Sorted {
         }
     }
     for (frame, packet) in open {
-        let owner = packet.ipv4().and_then(|packet| DatagramId::levels(packet).find_map(|id| datagrams.get(&id)));
+        let owner =
+            packet.ipv4().and_then(|packet| DatagramId::levels(packet).find_map(|id| datagrams.get(&id)));
         match owner {
             Some(number) => sorted.probes.entry(*number).or_default().push(frame),
             None => sorted.rest.push(frame),
@@ -120,7 +121,10 @@ fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
         None => markless && key,
     };
     match (&packet.payload, probe.key) {
-        (Payload::Icmp(Icmp::Echo { reply, id, seq, marked, .. }), Key::Echo { id: own_id, seq: own_seq }) => {
+        (
+            Payload::Icmp(Icmp::Echo { reply, id, seq, marked, .. }),
+            Key::Echo { id: own_id, seq: own_seq },
+        ) => {
             let peer = if *reply { packet.source } else { packet.destination };
             let key = (*id, *seq) == (own_id, own_seq) && peer == probe.to;
             mine(*marked, key).then_some(if *reply { Quoted::Reply } else { Quoted::Request })
@@ -129,13 +133,12 @@ fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
             let ports = (udp.source, udp.destination);
             let sent = ports == (source, destination) && packet.destination == probe.to;
             let back = ports == (destination, source) && packet.source == probe.to;
-            let reply = udp.source == destination && (udp.destination != destination || packet.source == probe.to);
+            let reply =
+                udp.source == destination && (udp.destination != destination || packet.source == probe.to);
             mine(udp.marked, sent || back).then_some(if reply { Quoted::Reply } else { Quoted::Request })
         }
         // A probe in a tunnel datagram whose content is no packet: known by its marker only.
-        (Payload::Udp(udp), Key::Echo { .. }) => {
-            mine(udp.marked, false).then_some(Quoted::Request)
-        }
+        (Payload::Udp(udp), Key::Echo { .. }) => mine(udp.marked, false).then_some(Quoted::Request),
         _ => None,
     }
 }

@@ -3,3 +3,4 @@
 mod kit;
 mod ladders;
 mod losses;
+mod tables;

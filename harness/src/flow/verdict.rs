@@ -1,7 +1,9 @@
 //! How a flow ended, and why.
 
+use super::walk::is_for_neighbour;
 use super::{Dropped, Fault, FaultPlace, Hop, Map, Observation, Place};
 use crate::capture::frame::{Direction, Role};
+use crate::packet::icmp::Kind;
 
 /// How a flow ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +27,18 @@ pub enum Verdict {
         /// Whether the sender's socket received any of them.
         arrived: bool,
     },
-    /// Dropped and counted.
+    /// The sender's socket was told of an error that no point recorded: its own kernel's, as a rule.
+    Failed {
+        /// The error: `host-unreachable from c1`.
+        error: String,
+    },
+    /// Dropped, and counted or answered to the node that had put it in the tunnel.
     Dropped {
         /// By which host.
         host: String,
         /// By what part of it.
         place: Place,
-        /// The counter's name.
+        /// The counter's name, or the error's.
         reason: String,
     },
     /// Gone.
@@ -78,7 +85,9 @@ impl std::fmt::Display for Verdict {
                 write!(f, "rejected by {}", by.join(" and "))?;
                 f.write_str(if *arrived { "" } else { ", which never arrived" })
             }
-            Self::Dropped { host, place, reason } => write!(f, "dropped in {host}'s {}: {reason}", place.name()),
+            Self::Dropped { host, place, reason } => {
+                write!(f, "dropped in {host}'s {}: {reason}", place.name())
+            }
             Self::Lost { after, fault } => {
                 match after {
                     Some(place) => write!(f, "lost after {place}")?,
@@ -86,6 +95,7 @@ impl std::fmt::Display for Verdict {
                 }
                 write!(f, ": {}", fault.as_deref().unwrap_or("unexplained"))
             }
+            Self::Failed { error } => write!(f, "failed at the sender: {error}"),
             Self::NotSent { why } => write!(f, "not sent: {why}"),
         }
     }
@@ -112,6 +122,15 @@ pub enum End {
         place: Place,
         /// The counter's name.
         reason: String,
+    },
+    /// Where an ICMP error about it was made, with no drop counted.
+    Refused {
+        /// By which host.
+        host: String,
+        /// By what part of it.
+        place: Place,
+        /// Type and code of the error.
+        kind: Kind,
     },
     /// Nowhere.
     Open {
@@ -150,11 +169,13 @@ impl<'a> Ledger<'a> {
             return End::Reached { host: host.to_owned() };
         }
         let ahead = self.ahead(map, last);
-        let by_kernel = ahead.into_iter().flatten().find_map(|host| Some((host, self.take(host, Place::Kernel, last)?)));
+        let by_kernel =
+            ahead.into_iter().flatten().find_map(|host| Some((host, self.take(host, Place::Kernel, last)?)));
         if let Some((host, reason)) = by_kernel {
             return End::Dropped { host: host.to_owned(), place: Place::Kernel, reason };
         }
-        if arrived && last.point.role == Role::Container {
+        let flooded = last.point.role == Role::Bridge && is_for_neighbour(map, last);
+        if arrived && (last.point.role == Role::Container || flooded) {
             return End::Astray { host: host.to_owned() };
         }
         End::Open { fault: self.fault(map, last) }
@@ -206,7 +227,6 @@ fn relay_after(hop: &Hop) -> Option<Place> {
 
 fn is_tunnel_junk(hop: &Hop) -> bool {
     use crate::packet::{Payload, Tunnelled, Udp};
-    hop.first().is_some_and(|packet| {
-        matches!(&packet.payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. }))
-    })
+    hop.first()
+        .is_some_and(|packet| matches!(&packet.payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. })))
 }

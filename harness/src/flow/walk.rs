@@ -24,7 +24,9 @@ pub(super) fn walks(map: &Map, mut hops: Vec<Hop>, first: Option<&str>) -> Vec<V
 fn root(map: &Map, hops: &[Hop], first: Option<&str>) -> Option<usize> {
     let begins = |hop: &Hop| hop.direction == Direction::Out && Some(hop.point.host.as_str()) == first;
     let has_predecessor = |hop: &Hop| {
-        hops.iter().any(|other| !std::ptr::eq(other, hop) && follows(map, other, hop).is_some() && !raises_ttl(other, hop))
+        hops.iter().any(|other| {
+            !std::ptr::eq(other, hop) && follows(map, other, hop).is_some() && !raises_ttl(other, hop)
+        })
     };
     (0..hops.len()).min_by_key(|at| {
         let hop = &hops[*at];
@@ -34,7 +36,8 @@ fn root(map: &Map, hops: &[Hop], first: Option<&str>) -> Option<usize> {
 
 /// The hop that comes next: the likeliest by topology, then by TTL, then by time.
 fn successor(map: &Map, last: &Hop, hops: &[Hop]) -> Option<usize> {
-    let candidates = hops.iter().enumerate().filter_map(|(at, hop)| Some((at, follows(map, last, hop)?, hop)));
+    let candidates =
+        hops.iter().enumerate().filter_map(|(at, hop)| Some((at, follows(map, last, hop)?, hop)));
     candidates
         .min_by_key(|(_, likelihood, hop)| {
             let lost = ttl(last).saturating_sub(ttl(hop));
@@ -70,10 +73,18 @@ fn follows(map: &Map, last: &Hop, next: &Hop) -> Option<u8> {
     let same_host = last.point.host == next.point.host;
     let place = |hop: &Hop| (hop.point.role, hop.direction, hop.encapsulated());
     match (place(last), place(next)) {
-        ((Container, Out, false), (Bridge, In, false)) => is_behind(map, last, next).then_some(0),
-        ((Container, Out, false), (Container, In, false)) => are_neighbours(map, last, next).then(|| misdelivered(map, next)),
-        ((Bridge, Out, false), (Container, In, false)) => is_behind(map, next, last).then(|| misdelivered(map, next)),
-        ((Underlay, Out, one), (Underlay, In, other)) if one == other && !same_host => across(map, last, next),
+        ((Container, Out, false), (Bridge, In, false)) => {
+            is_behind(map, last, next).then(|| u8::from(is_for_neighbour(map, next)))
+        }
+        ((Container, Out, false), (Container, In, false)) => {
+            are_neighbours(map, last, next).then(|| misdelivered(map, next))
+        }
+        ((Bridge, Out, false), (Container, In, false)) => {
+            is_behind(map, next, last).then(|| misdelivered(map, next))
+        }
+        ((Underlay, Out, one), (Underlay, In, other)) if one == other && !same_host => {
+            across(map, last, next)
+        }
         // The relay.
         ((Tunnel, Out, false), (Underlay, Out, true)) if same_host => Some(0),
         ((Underlay, In, true), (Tunnel, In, false)) if same_host => Some(0),
@@ -82,7 +93,9 @@ fn follows(map: &Map, last: &Hop, next: &Hop) -> Option<u8> {
         // The kernel forwards.
         ((_, In, false), (_, Out, false)) if same_host => Some(0),
         // As the kernel does, with the tunnel device's sighting missing.
-        ((_, In, false), (Underlay, Out, true)) | ((Underlay, In, true), (_, Out, false)) if same_host => Some(3),
+        ((_, In, false), (Underlay, Out, true)) | ((Underlay, In, true), (_, Out, false)) if same_host => {
+            Some(3)
+        }
         _ => None,
     }
 }
@@ -99,6 +112,12 @@ fn are_neighbours(map: &Map, one: &Hop, other: &Hop) -> bool {
 fn misdelivered(map: &Map, hop: &Hop) -> u8 {
     let owner = hop.first().and_then(|packet| map.host_of(packet.destination));
     u8::from(owner != Some(hop.point.host.as_str()))
+}
+
+/// Whether a packet that a bridge hands to its node is for a container on that bridge.
+pub(super) fn is_for_neighbour(map: &Map, hop: &Hop) -> bool {
+    let owner = hop.first().and_then(|packet| map.host_of(packet.destination));
+    owner.and_then(|owner| map.node_of(owner)) == Some(hop.point.host.as_str())
 }
 
 fn across(map: &Map, last: &Hop, next: &Hop) -> Option<u8> {

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, UdpHeader, icmpv4::DestUnreachableHeader,
-    icmpv4::TimeExceededCode,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, UdpHeader,
+    icmpv4::DestUnreachableHeader, icmpv4::TimeExceededCode,
 };
 
 /// An IPv4 packet in the making. Checksums are right unless spoilt.
@@ -22,7 +22,14 @@ impl Build {
         Self { header, body }
     }
 
-    pub(crate) fn echo(source: Ipv4Addr, destination: Ipv4Addr, reply: bool, id: u16, seq: u16, payload: &[u8]) -> Self {
+    pub(crate) fn echo(
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        reply: bool,
+        id: u16,
+        seq: u16,
+        payload: &[u8],
+    ) -> Self {
         let echo = IcmpEchoHeader { id, seq };
         let kind = if reply { Icmpv4Type::EchoReply(echo) } else { Icmpv4Type::EchoRequest(echo) };
         Self::icmp(source, destination, kind, payload)
@@ -39,7 +46,12 @@ impl Build {
         Self::about(source, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit), about, quoted)
     }
 
-    pub(crate) fn unreachable(source: Ipv4Addr, why: DestUnreachableHeader, about: &Self, quoted: usize) -> Self {
+    pub(crate) fn unreachable(
+        source: Ipv4Addr,
+        why: DestUnreachableHeader,
+        about: &Self,
+        quoted: usize,
+    ) -> Self {
         Self::about(source, Icmpv4Type::DestinationUnreachable(why), about, quoted)
     }
 

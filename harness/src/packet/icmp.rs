@@ -127,7 +127,9 @@ impl Icmp {
 
     pub(super) fn checksum(&self) -> Checksum {
         match self {
-            Self::Echo { checksum, .. } | Self::Error { checksum, .. } | Self::Other { checksum, .. } => *checksum,
+            Self::Echo { checksum, .. } | Self::Error { checksum, .. } | Self::Other { checksum, .. } => {
+                *checksum
+            }
         }
     }
 }

@@ -71,9 +71,8 @@ impl Ipv4 {
         let declared = usize::from(len).max(header_len);
         let body = octets.get(header_len..declared.min(octets.len()))?;
         let offset = header.fragments_offset().value() << 3;
-        let fragment = header
-            .is_fragmenting_payload()
-            .then_some(Fragment { offset, more: header.more_fragments() });
+        let fragment =
+            header.is_fragmenting_payload().then_some(Fragment { offset, more: header.more_fragments() });
         let whole = fragment.is_none() && declared <= octets.len() && usize::from(len) >= header_len;
         let mut packet = Self {
             source: header.source_addr(),
@@ -93,8 +92,11 @@ impl Ipv4 {
         packet.payload = if offset > 0 {
             Payload::Continuation
         } else {
-            let segment =
-                transport::Segment { body, whole: whole && !reading.quoted, verify: whole && !reading.pending && !reading.quoted };
+            let segment = transport::Segment {
+                body,
+                whole: whole && !reading.quoted,
+                verify: whole && !reading.pending && !reading.quoted,
+            };
             packet.transport(segment, reading)
         };
         Some(packet)

@@ -52,7 +52,8 @@ fn a_tunnelled_ping_is_typed_at_both_levels() {
 #[test]
 fn a_quote_of_eight_octets_still_tells_id_and_seq() {
     let error = Build::time_exceeded(A, &ping(56), 28);
-    let Payload::Icmp(Icmp::Error { kind, quote: Some(quote), checksum, .. }) = parse(error.octets()).payload else {
+    let Payload::Icmp(Icmp::Error { kind, quote: Some(quote), checksum, .. }) = parse(error.octets()).payload
+    else {
         panic!("not an error");
     };
     assert_eq!((kind, checksum), (icmp::Kind::TIME_EXCEEDED, Checksum::Good));
@@ -112,6 +113,16 @@ fn a_probe_in_junk_to_the_tunnel_port_is_known() {
     assert_eq!(parse(Build::udp((A, 999), (B, PORT), &junk).octets()).marker(), Some(5));
 }
 
+#[test]
+fn tunnels_in_tunnels_are_opened_four_deep_and_no_deeper() {
+    let nested =
+        |levels| (0..levels).fold(ping(56), |inner, _| Build::udp((A, PORT), (B, PORT), &inner.octets()));
+    assert_eq!(parse(nested(4).octets()).innermost().destination, C2);
+    let deeper = parse(nested(5).octets());
+    assert!(matches!(&deeper.innermost().payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. })));
+    assert_eq!(deeper.marker(), Some(9));
+}
+
 fn mutated_packet() -> impl Strategy<Value = Vec<u8>> {
     let seeds = vec![
         ping(56).octets(),
@@ -120,14 +131,16 @@ fn mutated_packet() -> impl Strategy<Value = Vec<u8>> {
         Build::udp((A, PORT), (B, PORT), &Build::time_exceeded(A, &ping(56), 28).octets()).octets(),
     ];
     let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (proptest::sample::select(seeds), edits, any::<prop::sample::Index>()).prop_map(|(mut octets, edits, cut)| {
-        for (at, octet) in edits {
-            let at = at.index(octets.len());
-            octets[at] = octet;
-        }
-        octets.truncate(cut.index(octets.len() + 1));
-        octets
-    })
+    (proptest::sample::select(seeds), edits, any::<prop::sample::Index>()).prop_map(
+        |(mut octets, edits, cut)| {
+            for (at, octet) in edits {
+                let at = at.index(octets.len());
+                octets[at] = octet;
+            }
+            octets.truncate(cut.index(octets.len() + 1));
+            octets
+        },
+    )
 }
 
 proptest! {

@@ -98,7 +98,16 @@ pub struct TcpFlags(pub u8);
 
 impl std::fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let letters = [(0x01, 'F'), (0x02, 'S'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U'), (0x40, 'E'), (0x80, 'W'), (0x10, '.')];
+        let letters = [
+            (0x01, 'F'),
+            (0x02, 'S'),
+            (0x04, 'R'),
+            (0x08, 'P'),
+            (0x20, 'U'),
+            (0x40, 'E'),
+            (0x80, 'W'),
+            (0x10, '.'),
+        ];
         let shown: String =
             letters.iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, letter)| *letter).collect();
         f.pad(if shown.is_empty() { "none" } else { &shown })
@@ -109,15 +118,14 @@ impl Tcp {
     pub(super) fn parse(ip: &Ipv4, segment: Segment<'_>) -> Option<Self> {
         let body = segment.body;
         let len = u16::try_from(body.len()).ok()?;
-        let payload = TcpHeaderSlice::from_slice(body).ok().and_then(|header| body.get(header.slice().len()..));
+        let payload =
+            TcpHeaderSlice::from_slice(body).ok().and_then(|header| body.get(header.slice().len()..));
         Some(Self {
             source: be16(body, 0)?,
             destination: be16(body, 2)?,
             flags: TcpFlags(body.get(13).copied().unwrap_or_default()),
             checksum: match segment.verify && body.len() >= 20 {
-                true => {
-                    Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), body])
-                }
+                true => Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), body]),
                 false => Checksum::Unverified,
             },
             marked: payload.and_then(|payload| marker::read(payload, segment.whole)),

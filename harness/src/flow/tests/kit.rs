@@ -28,7 +28,8 @@ pub(super) fn topology() -> Topology {
         subnet: subnet.parse().unwrap(),
         starts: true,
     };
-    let container = |name: &str, node: &str, address| Container { name: name.to_owned(), node: node.to_owned(), address };
+    let container =
+        |name: &str, node: &str, address| Container { name: name.to_owned(), node: node.to_owned(), address };
     Topology {
         network: "10.5.0.0/16".parse().unwrap(),
         underlay: "192.168.0.0/24".parse().unwrap(),

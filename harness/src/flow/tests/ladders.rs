@@ -1,7 +1,9 @@
 use etherparse::icmpv4::DestUnreachableHeader;
+use proptest::prelude::*;
 
 use super::kit::*;
-use crate::flow::Key;
+use crate::capture::frame::Frame;
+use crate::flow::{Key, first_difference};
 use crate::packet::build::Build;
 use crate::packet::icmp::Kind;
 use crate::packet::marker;
@@ -9,7 +11,32 @@ use crate::packet::marker;
 #[test]
 fn a_ping_across_two_nodes_is_two_ladders() {
     let recording = Recording::of(probe(64, 56)).there(&ping(64, 56)).back(&pong(64, 56)).replied(60);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+    => delivered, answered by [2]
+
+[2] c2 > c1  icmp echo-reply seq 1  ttl 64  len 84
+    c2  eth0      >
+    b   cni0      <
+    b   flannel0  >  ttl 63
+    b   eth0      >  ttl 62  in udp b:8285 > a:8285 (ttl 64, len 112)
+    a   eth0      <
+    a   flannel0  <  ttl 61  out of udp
+    a   cni0      >  ttl 60
+    c1  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -24,7 +51,20 @@ fn a_ping_on_one_node_passes_no_relay() {
         .seen("c3 eth0 >", &back)
         .seen("c1 eth0 <", &back)
         .replied(64);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c3  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    c3  eth0      <
+    => delivered, answered by [2]
+
+[2] c3 > c1  icmp echo-reply seq 1  ttl 64  len 84
+    c3  eth0      >
+    c1  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -50,7 +90,32 @@ fn masquerading_shows_where_the_source_changes_and_where_the_reply_is_turned_bac
         .seen("a cni0 >", &back.clone().ttl(60))
         .seen("c1 eth0 <", &back.clone().ttl(60))
         .replied(60);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84  df
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63  src c1 -> a/flannel0
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+    => delivered, answered by [2]
+
+[2] c2 > a/flannel0  icmp echo-reply seq 1  ttl 64  len 84
+    c2  eth0      >
+    b   cni0      <
+    b   flannel0  >  ttl 63
+    b   eth0      >  ttl 62  in udp b:8285 > a:8285 (ttl 64, len 112)
+    a   eth0      <
+    a   flannel0  <  ttl 61  out of udp
+    a   cni0      >  ttl 60  dst a/flannel0 -> c1
+    c1  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -59,7 +124,21 @@ fn a_udp_probe_without_room_for_a_marker_is_known_by_its_ports() {
     let there = Build::udp((C1, 40_000), (C2, 9000), &marker::encode(1, 4));
     let mut recording = Recording::of(crate::flow::Probe { key, ..probe(64, 4) }).there(&there);
     recording.observation.received = Some(1);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  udp to port 9000  ttl 64  len 32
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 60)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -93,7 +172,21 @@ fn fragments_are_one_hop_each_time_and_come_together_again() {
     }
     let whole = whole.ttl(60);
     recording.observation.received = Some(1);
-    assert_text(&recording.seen("b cni0 >", &whole).seen("c2 eth0 <", &whole).ladder(), "?");
+    assert_text(
+        &recording.seen("b cni0 >", &whole).seen("c2 eth0 <", &whole).ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  fragments 1468+580
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 1496+608)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60  len 2028 reassembled
+    c2  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -114,7 +207,21 @@ fn a_tunnel_datagram_in_fragments_is_one_hop() {
         .seen("b flannel0 <", &ping.clone().ttl(61))
         .seen("b cni0 >", &ping.clone().ttl(60))
         .seen("c2 eth0 <", &ping.ttl(60));
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 1500
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, fragments 1500+48)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -130,7 +237,21 @@ fn a_bad_checksum_is_shown_where_it_appears() {
         .seen("b cni0 >", &bad.clone().ttl(60))
         .seen("c2 eth0 <", &bad.clone().ttl(60));
     recording.observation.received = Some(0);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   flannel0  <  ttl 61  BAD checksum  payload ALTERED  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+    => lost after c2 eth0 <: unexplained
+",
+    );
 }
 
 #[test]
@@ -144,7 +265,28 @@ fn a_packet_sent_twice_shows_its_copy_as_a_branch() {
         .seen("b cni0 >", &ping.clone().ttl(60))
         .seen("c2 eth0 <", &ping.clone().ttl(60));
     recording.observation.received = Some(2);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+  + again, from a flannel0 >
+  | a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+  | b   eth0      <
+  | b   flannel0  <  ttl 61  out of udp
+  | b   cni0      >  ttl 60
+  | c2  eth0      <
+  | => reached c2
+    => delivered 2 times
+",
+    );
 }
 
 #[test]
@@ -156,7 +298,18 @@ fn a_flooded_copy_is_shown_to_be_for_another() {
         .seen("c3 eth0 <", &there);
     recording.observation.received = Some(1);
     recording.observation.dropped.clear();
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c3  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    c3  eth0      <
+  + also, from c1 eth0 >
+  | a   cni0      <
+  | => not for a
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -170,7 +323,22 @@ fn a_packet_too_big_for_the_next_hop_is_rejected_with_its_mtu() {
         .seen("a cni0 >", &error)
         .seen("c1 eth0 <", &error)
         .refused(Kind::FRAGMENTATION_NEEDED, A_BRIDGE);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 1473  df
+    c1  eth0      >
+    a   cni0      <
+    a   kernel    x  fragmentation-needed
+    => rejected by [2]
+
+[2] a/cni0 > c1  icmp fragmentation-needed mtu 1472  ttl 64  len 576  quotes [1] at ttl 64
+    a   kernel    !
+    a   cni0      >
+    c1  eth0      <
+    => delivered
+",
+    );
 }
 
 #[test]
@@ -183,5 +351,72 @@ fn a_stranger_sends_into_the_tunnel_twice() {
         .dropped("b", crate::flow::Place::RelayInbound, "unknown-sender")
         .back(&pong(64, 56))
         .replied(60);
-    assert_text(&recording.ladder(), "?");
+    assert_text(
+        &recording.ladder(),
+        r"
+[1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
+    c1  eth0      >
+    a   cni0      <
+    a   flannel0  >  ttl 63
+    a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
+    b   eth0      <
+    b   flannel0  <  ttl 61  out of udp
+    b   cni0      >  ttl 60
+    c2  eth0      <
+  + again, from nowhere
+  | b   eth0      <          in udp 192.168.0.99:8285 > b:8285 (ttl 64, len 112)
+  | b   relay     x  unknown-sender
+  | => dropped in b's relay: unknown-sender
+    => delivered, answered by [2]
+
+[2] c2 > c1  icmp echo-reply seq 1  ttl 64  len 84
+    c2  eth0      >
+    b   cni0      <
+    b   flannel0  >  ttl 63
+    b   eth0      >  ttl 62  in udp b:8285 > a:8285 (ttl 64, len 112)
+    a   eth0      <
+    a   flannel0  <  ttl 61  out of udp
+    a   cni0      >  ttl 60
+    c1  eth0      <
+    => delivered
+",
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_frame_of_a_probe_is_swallowed_whatever_was_missed_or_reordered(
+        times in proptest::collection::vec(0u64..40, 21),
+        kept in proptest::collection::vec(0usize..3, 21),
+    ) {
+        let ping = ping(64, 56);
+        let stranger = std::net::Ipv4Addr::new(192, 168, 0, 99);
+        let error = Build::time_exceeded(A_BRIDGE, &ping, 84);
+        let mut recording = Recording::of(probe(64, 56))
+            .there(&ping)
+            .back(&pong(64, 56))
+            .tunnelled("b eth0 <", stranger, B, &ping)
+            .seen("a flannel0 <", &error)
+            .seen("a cni0 >", &error)
+            .seen("c1 eth0 <", &error)
+            .seen("c3 eth0 <", &ping);
+        let frames = std::mem::take(&mut recording.observation.frames);
+        for ((frame, at), copies) in frames.into_iter().zip(times).zip(kept) {
+            for copy in 0..copies as u64 {
+                let at = std::time::Duration::from_micros(at + copy);
+                recording.observation.frames.push(Frame { at, ..frame.clone() });
+            }
+        }
+        let journey = recording.journey();
+        let shown: usize = journey
+            .flows
+            .iter()
+            .map(|flow| flow.hops.len() + flow.branches.iter().map(|branch| branch.hops.len()).sum::<usize>())
+            .sum();
+        prop_assert_eq!(shown, recording.observation.frames.len());
+        let printed = journey.ladder(&map());
+        let hops = printed.lines().filter(|line| line.contains("  <") || line.contains("  >")).count();
+        prop_assert_eq!(hops, shown);
+        prop_assert_eq!(first_difference(&printed, &printed), None);
+    }
 }
