@@ -1,6 +1,5 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
-mod owner;
 pub mod capture;
 pub mod etcd;
 pub mod flow;
@@ -8,6 +7,7 @@ pub mod lab;
 pub mod netlink;
 pub mod netns;
 pub mod overlay;
+mod owner;
 pub mod packet;
 pub mod probe;
 pub mod run;
