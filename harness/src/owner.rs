@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid, chown};
 /// Gives a file or directory, and all below it, to the user who called sudo(8), if one did.
 ///
 /// A snapshot that only root may change would be in its reviewer's way.
-pub fn give_back(path: &Path) {
+pub(crate) fn give_back(path: &Path) {
     let Some((uid, gid)) = caller() else { return };
     if let Err(error) = chown(path, Some(uid), Some(gid)) {
         tracing::warn!(path = %path.display(), %error, "file stays root's");

@@ -165,7 +165,9 @@ impl Sender {
             Key::Echo { id, seq } => {
                 let header_len = usize::from(octets.first()? & 0x0f) * 4;
                 let icmp = octets.get(header_len..)?;
-                let [kind, code, _, _, id_high, id_low, seq_high, seq_low, payload @ ..] = icmp else { return None };
+                let [kind, code, _, _, id_high, id_low, seq_high, seq_low, payload @ ..] = icmp else {
+                    return None;
+                };
                 let ours = *kind == 0
                     && *code == 0
                     && u16::from_be_bytes([*id_high, *id_low]) == id
@@ -177,7 +179,11 @@ impl Sender {
     }
 
     fn error(&self, source: io::Error) -> Error {
-        Error::Socket { host: self.probe.from.clone(), doing: "receiving at the probe's socket".to_owned(), source }
+        Error::Socket {
+            host: self.probe.from.clone(),
+            doing: "receiving at the probe's socket".to_owned(),
+            source,
+        }
     }
 }
 
@@ -232,8 +238,12 @@ impl Listener {
 /// sending anything, and keeps answers of others away.
 fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     let socket = match shot.kind {
-        ShotKind::Echo { .. } => Socket::new(Domain::IPV4, Type::RAW.nonblocking().cloexec(), Some(Protocol::ICMPV4))?,
-        ShotKind::Udp { .. } => Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?,
+        ShotKind::Echo { .. } => {
+            Socket::new(Domain::IPV4, Type::RAW.nonblocking().cloexec(), Some(Protocol::ICMPV4))?
+        }
+        ShotKind::Udp { .. } => {
+            Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?
+        }
     };
     socket.set_ttl_v4(u32::from(shot.ttl))?;
     // DONT rather than WANT: the probe says what is to happen, not what the kernel learnt before.

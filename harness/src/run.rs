@@ -22,8 +22,6 @@ pub struct Run {
     /// What is wrong in itself, whatever the snapshot says: losses without a cause, packets not conserved, bounds
     /// exceeded.
     pub problems: Vec<String>,
-    /// Packets that the kernel could not give to the recording: it is incomplete, and the run proves nothing.
-    pub unrecorded: u64,
     /// How long each part took.
     pub timings: Timings,
 }
@@ -123,7 +121,7 @@ impl<'a> Runner<'a> {
     pub async fn steps(&mut self, mut progress: impl FnMut(usize, &Step)) -> Result<(), Error> {
         let error = |index: usize, step: &Step| {
             let (number, title) = (index + 1, step.title());
-            |source| Error::Step { number, title, source }
+            move |source| Error::Step { number, title, source }
         };
         for (index, step) in self.case.steps.iter().enumerate() {
             progress(index, step);
@@ -134,9 +132,22 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Ends the lab. `build` and `steps` are how long these took.
+    pub async fn end(self, build: Duration, steps: Duration) -> Run {
+        let start = Instant::now();
+        let Self { lab, text, problems, .. } = self;
+        lab.down().await;
+        Run { text, problems, timings: Timings { build, steps, down: start.elapsed() } }
+    }
+
     /// What the snapshot is to say, so far.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The lab's addresses by name.
+    pub fn map(&self) -> &Map {
+        &self.map
     }
 
     /// What is wrong in itself, so far.
@@ -191,21 +202,4 @@ fn device(lab: &Lab) -> &str {
     let nodes = lab.topology.nodes.iter();
     let mut devices = nodes.filter_map(|node| Some(lab.attachment(&node.name)?.device.as_str()));
     devices.next().unwrap_or("flannel0")
-}
-
-/// Runs a case from nothing to nothing.
-///
-/// # Errors
-/// When its lab cannot be built or a step cannot be done.
-pub async fn run(workshop: &Workshop, case: &Case) -> Result<Run, Error> {
-    let start = Instant::now();
-    let mut runner = Runner::build(workshop, case).await?;
-    let build = start.elapsed();
-    runner.steps(|_, _| {}).await?;
-    let steps = start.elapsed() - build;
-    let unrecorded = runner.lab.recorder.lost();
-    let Runner { lab, text, problems, .. } = runner;
-    lab.down().await;
-    let down = start.elapsed() - build - steps;
-    Ok(Run { text, problems, unrecorded, timings: Timings { build, steps, down } })
 }

@@ -38,7 +38,9 @@ pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
         let interface = match known {
             Some(interface) => interface,
             None => {
-                writer.write_pcapng_block(interface_block(frame)).map_err(|cause| error(cause.to_string()))?;
+                writer
+                    .write_pcapng_block(interface_block(frame))
+                    .map_err(|cause| error(cause.to_string()))?;
                 points.push(&frame.point);
                 points.len() - 1
             }

@@ -39,7 +39,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program that configures the kernel.
-    #[error("running `{command}` in `{host}`: {why}{}", if .missing { "\nInstall it: ci/suites does." } else { "" })]
+    #[error("running `{command}` in `{host}`: {why}{}", if *.missing { "\nInstall it: ci/suites does." } else { "" })]
     Program {
         /// The host.
         host: String,
@@ -159,5 +159,14 @@ impl Host {
             return Ok(());
         }
         Err(error(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()), false))
+    }
+
+    /// What a program prints in the host, or why it does not.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.namespace.command(program);
+        match command.args(arguments).stdin(Stdio::null()).output() {
+            Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            Err(error) => format!("{program}: {error}"),
+        }
     }
 }

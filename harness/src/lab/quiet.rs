@@ -118,9 +118,19 @@ fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
         ("packets sent to its device", seen.to_device, "packets that it read", counters.device_read),
         ("datagrams received by eth0", seen.datagrams_in, "datagrams that it received", counters.received),
         ("packets that it read", counters.device_read, "those it sent or dropped", counters.sent + outbound),
-        ("datagrams that it received", counters.received, "those it wrote or dropped", counters.device_written + inbound),
+        (
+            "datagrams that it received",
+            counters.received,
+            "those it wrote or dropped",
+            counters.device_written + inbound,
+        ),
         ("datagrams that it sent", counters.sent, "datagrams sent by eth0", seen.datagrams_out),
-        ("packets that it wrote", counters.device_written, "packets received from its device", seen.from_device),
+        (
+            "packets that it wrote",
+            counters.device_written,
+            "packets received from its device",
+            seen.from_device,
+        ),
     ];
     let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
     Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))

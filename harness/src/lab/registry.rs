@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::GetOptions;
 use ipnet::Ipv4Net;
 
-use super::{Error, Host, Lab, PREFIX, SWITCH};
+use super::{Error, Lab, PREFIX, SWITCH};
 use crate::etcd;
 use crate::topology::Topology;
 use crate::wait;

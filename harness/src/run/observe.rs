@@ -64,7 +64,11 @@ impl Runner<'_> {
     }
 
     /// Waits until it is known what became of a probe: an answer, an arrival, or a drop that was counted.
-    async fn outcome(&self, sender: &Sender, listener: Option<&Listener>) -> Result<Option<Answer>, StepError> {
+    async fn outcome(
+        &self,
+        sender: &Sender,
+        listener: Option<&Listener>,
+    ) -> Result<Option<Answer>, StepError> {
         let start = Instant::now();
         let arrival = async {
             match listener {
@@ -115,12 +119,14 @@ impl Runner<'_> {
 
     /// What is broken on purpose now.
     pub(super) fn faults(&self) -> Vec<Fault> {
-        let fault = |host: &String, place, what: &str| Fault { host: host.clone(), place, what: what.to_owned() };
+        let fault =
+            |host: &String, place, what: &str| Fault { host: host.clone(), place, what: what.to_owned() };
         let topology = &self.case.topology;
         let stopped = topology.nodes.iter().filter(|node| !self.lab.runs(&node.name));
         let stopped = stopped.map(|node| fault(&node.name, FaultPlace::Relay, "relay not running"));
         let down = self.down.iter().map(|host| {
-            let place = if topology.container(host).is_some() { FaultPlace::Host } else { FaultPlace::Underlay };
+            let place =
+                if topology.container(host).is_some() { FaultPlace::Host } else { FaultPlace::Underlay };
             fault(host, place, "link down")
         });
         stopped.chain(down).collect()

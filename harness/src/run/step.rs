@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Journey, Matrix};
+use crate::flow::{Answer, Cell, Journey, Matrix};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
 use crate::suite::{By, LinkState, Ping, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
 
+/// What is sent where nothing is said of it.
+const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false };
 /// The lowest port that traceroute(8) sends to; no socket listens there.
 const TRACEROUTE_PORT: u16 = 33_434;
 
@@ -97,12 +99,11 @@ impl Runner<'_> {
         for from in &containers {
             for to in containers.iter().filter(|to| to.name != from.name) {
                 let kind = ShotKind::Echo { id: echo_id(self.probes), seq: 1 };
-                let journey = self.shoot(&from.name, to.address, Shape::default(), kind).await?;
+                let journey = self.shoot(&from.name, to.address, PLAIN, kind).await?;
                 rows.push((format!("{} > {}", from.name, to.name), journey));
             }
         }
-        let matrix = Matrix::ttls(&self.map, &rows);
-        self.block(&matrix.to_string());
+        self.matrix(Cell::Ttl, &rows);
         Ok(())
     }
 
@@ -114,7 +115,7 @@ impl Runner<'_> {
                 By::Udp => ShotKind::Udp { port: TRACEROUTE_PORT + u16::from(ttl) - 1, listen: false },
                 By::Icmp => ShotKind::Echo { id: echo_id(self.probes), seq: ttl.into() },
             };
-            let shape = Shape { ttl, ..Shape::default() };
+            let shape = Shape { ttl, ..PLAIN };
             let journey = self.shoot(&traceroute.from, to, shape, kind).await?;
             let (text, arrived) = self.hop(&journey, to);
             hops.push(format!("{ttl:>4}  {text}"));
@@ -161,20 +162,23 @@ impl Runner<'_> {
                     self.block(&ladder);
                 }
             }
-            Some(Sweep::Ttl) => {
-                let matrix = Matrix::ttls(&self.map, &rows).to_string();
-                self.block(&matrix);
-            }
-            Some(Sweep::Size) => {
-                let matrix = Matrix::sizes(&self.map, &rows).to_string();
-                self.block(&matrix);
-            }
+            Some(Sweep::Ttl) => self.matrix(Cell::Ttl, &rows),
+            Some(Sweep::Size) => self.matrix(Cell::Pieces, &rows),
         }
+    }
+
+    fn matrix(&mut self, cell: Cell, rows: &[(String, Journey)]) {
+        let mut matrix = Matrix::new(cell);
+        for (label, journey) in rows {
+            matrix.push(&self.map, label, journey);
+        }
+        self.block(&matrix.to_string());
     }
 
     fn show_attachment(&mut self, node: &str) {
         if let Some(attachment) = self.lab.attachment(node) {
-            let line = format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);
+            let line =
+                format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);
             self.line(line);
         }
     }

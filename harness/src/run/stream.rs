@@ -1,16 +1,13 @@
 //! Pinging steadily while other steps change the lab.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Runner, StepError};
-use crate::capture::frame::Frame;
 use crate::capture::recorder::Position;
-use crate::flow::{Answer, Journey, Observation, Summary};
+use crate::flow::{self, Answer, Journey, Observation, Probe, Summary};
 use crate::netns::Namespace;
-use crate::packet::{Ipv4, Packet};
 use crate::probe::{Sender, Shot, ShotKind};
 use crate::suite::{Step, Stream};
 
@@ -41,7 +38,8 @@ impl Pinger {
             let number = self.first_number + sent.get();
             let seq = u16::try_from(sent.get() + 1).unwrap_or(u16::MAX);
             let kind = ShotKind::Echo { id: (number & 0xffff) as u16, seq };
-            let shot = Shot { number, from: self.from.clone(), to: self.to, ttl: 64, size: 56, df: false, kind };
+            let shot =
+                Shot { number, from: self.from.clone(), to: self.to, ttl: 64, size: 56, df: false, kind };
             let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
             self.sent.push((sender, Vec::from_iter(refused)));
             sent.set(sent.get() + 1);
@@ -60,18 +58,19 @@ impl Runner<'_> {
     pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
         let to = self.case.topology.address_of(&stream.to);
         let to = to.ok_or_else(|| StepError::Word { word: stream.to.to_string() })?;
+        let every = Duration::from_millis(stream.every_ms.into());
         let pinger = Pinger {
             namespace: self.lab.host(&stream.from)?.namespace.clone(),
             from: stream.from.to_string(),
             to,
-            every: Duration::from_millis(stream.every_ms.into()),
+            every,
             first_number: self.probes + 1,
             sent: Vec::new(),
         };
         let position = self.lab.recorder.position();
         let (sent, ending) = (Cell::new(0), Cell::new(false));
         let steps = async {
-            let done = self.inner_steps(&stream.during, &sent, pinger.every).await;
+            let done = self.inner_steps(&stream.during, &sent, every).await;
             ending.set(true);
             done
         };
@@ -84,7 +83,12 @@ impl Runner<'_> {
     }
 
     /// Does the steps once the stream flows.
-    async fn inner_steps(&mut self, steps: &[Step], sent: &Cell<u32>, every: Duration) -> Result<(), StepError> {
+    async fn inner_steps(
+        &mut self,
+        steps: &[Step],
+        sent: &Cell<u32>,
+        every: Duration,
+    ) -> Result<(), StepError> {
         while sent.get() < MARGIN {
             tokio::time::sleep(every).await;
         }
@@ -97,7 +101,8 @@ impl Runner<'_> {
 
     /// Shows which paths the stream took, and judges its losses.
     fn conclude(&mut self, stream: &Stream, pinger: Pinger, position: Position) -> Result<(), StepError> {
-        let mut frames = by_marker(self.lab.recorder.since(position), self.map.port);
+        let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
+        let mut frames = flow::sort(&probes, self.lab.recorder.since(position), self.map.port).probes;
         let mut journeys = Vec::new();
         for (sender, mut answers) in pinger.sent {
             while let Some(answer) = sender.answer_now()? {
@@ -115,23 +120,12 @@ impl Runner<'_> {
             journeys.push(Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone()));
         }
         let summary = Summary::new(&self.map, &journeys);
-        self.block(&summary.to_string());
-        let lost = summary.lost();
+        self.block(&summary.text(false));
+        let lost = summary.lost;
         if lost > usize::from(stream.max_lost) {
             let sent = journeys.len();
             self.problem(format!("{lost} of {sent} pings were lost; the case allows {}", stream.max_lost));
         }
         Ok(())
     }
-}
-
-/// The frames that carry a probe's marker, by its number.
-fn by_marker(frames: Vec<Frame>, port: u16) -> HashMap<u32, Vec<Frame>> {
-    let mut by_marker: HashMap<u32, Vec<Frame>> = HashMap::new();
-    for frame in frames {
-        if let Some(number) = Packet::parse(&frame, port).ipv4().and_then(Ipv4::marker) {
-            by_marker.entry(number).or_default().push(frame);
-        }
-    }
-    by_marker
 }
