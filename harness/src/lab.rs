@@ -61,7 +61,6 @@ pub struct Lab {
     attachments: BTreeMap<String, Attachment>,
     baselines: BTreeMap<String, quiet::Baseline>,
     etcd: Option<etcd::Cluster>,
-    client: Option<etcd_client::Client>,
 }
 
 /// Why a lab could not be built or changed.
@@ -149,7 +148,6 @@ impl Lab {
             attachments: BTreeMap::new(),
             baselines: BTreeMap::new(),
             etcd: None,
-            client: None,
         };
         let switch = lab.add_host(SWITCH).await?;
         switch.netlink.add_bridge(SWITCH).await?;

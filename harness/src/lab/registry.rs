@@ -44,14 +44,12 @@ impl Lab {
             });
         }
         let cluster = etcd::Cluster::start(self.workshop.etcd, members, &self.dir.join("etcd")).await?;
-        let mut client = etcd::client(&switch.namespace, &cluster.endpoints()).await?;
-        let config = self.network_config();
-        client
-            .put(format!("{PREFIX}/config"), config, None)
+        self.etcd = Some(cluster);
+        self.client()
+            .await?
+            .put(format!("{PREFIX}/config"), self.network_config(), None)
             .await
             .map_err(registry("writing the network configuration"))?;
-        self.etcd = Some(cluster);
-        self.client = Some(client);
         Ok(())
     }
 
@@ -67,8 +65,14 @@ impl Lab {
         format!("{{\"Network\":\"{network}\",\"SubnetLen\":{subnet_len},\"Backend\":{backend}}}")
     }
 
-    fn client(&self) -> Result<etcd_client::Client, Error> {
-        self.client.clone().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })
+    /// A client of a running member, connected within that member's own namespace: the lab sees etcd whatever links a
+    /// case has cut.
+    async fn client(&self) -> Result<etcd_client::Client, Error> {
+        let members = self.etcd.iter().flat_map(etcd::Cluster::members);
+        let running = members.into_iter().find(|member| member.is_running());
+        let member =
+            running.ok_or_else(|| Error::State { what: "no etcd member runs in this lab".to_owned() })?;
+        Ok(etcd::client(member.namespace(), &[member.endpoint()]).await?)
     }
 
     /// All leases, in order of key.
@@ -78,7 +82,8 @@ impl Lab {
     pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
         let options = GetOptions::new().with_prefix();
         let found = self
-            .client()?
+            .client()
+            .await?
             .get(format!("{PREFIX}/subnets/"), Some(options))
             .await
             .map_err(registry("listing the leases"))?;
@@ -97,7 +102,8 @@ impl Lab {
     pub async fn put_lease(&mut self, subnet: Ipv4Net, owner: Ipv4Addr) -> Result<(), Error> {
         let value = format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}");
         let answer = self
-            .client()?
+            .client()
+            .await?
             .put(lease_key(subnet), value, None)
             .await
             .map_err(registry(format!("writing the lease of {subnet}")))?;
@@ -110,7 +116,8 @@ impl Lab {
     /// When there is no such lease, etcd does not answer, or a daemon does not follow.
     pub async fn delete_lease(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
         let answer = self
-            .client()?
+            .client()
+            .await?
             .delete(lease_key(subnet), None)
             .await
             .map_err(registry(format!("deleting the lease of {subnet}")))?;
@@ -122,7 +129,7 @@ impl Lab {
 
     /// Waits until every daemon's routes reflect all leases.
     pub(super) async fn wait_for_registry(&self) -> Result<(), Error> {
-        if self.client.is_none() {
+        if self.etcd.is_none() {
             return Ok(());
         }
         let newest = self.leases().await?.iter().map(|lease| lease.revision).max();
