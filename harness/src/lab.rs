@@ -21,6 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::topology::{Container, Masquerade, Node, Topology};
 use crate::wait::TimedOut;
 
+mod drawing;
 pub mod host;
 mod quiet;
 mod registry;
