@@ -114,7 +114,10 @@ fn asks_for_nothing(name: &str, value: Option<&str>) -> bool {
 }
 
 /// The complaint about the first flag, or variable of the environment, that asks for what is not supported.
-pub(super) fn unsupported(arguments: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+pub(super) fn unsupported(
+    arguments: &[OsString],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
     let flags = arguments.iter().filter_map(|argument| argument.to_str()?.strip_prefix("--"));
     let given: Vec<&str> = flags.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name)).collect();
     UNSUPPORTED.iter().find_map(|(flag, idle, why)| {

@@ -3,7 +3,7 @@
 //! Every call has a deadline, and HTTP/2 pings find a connection that died without a word. A watch asks for a
 //! leader, so that a member cut off from the others ends it instead of serving the past.
 
-use std::{future::Future, net::Ipv4Addr, time::Duration};
+use std::{error::Error, future::Future, net::Ipv4Addr, time::Duration};
 
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, KeyValue, PutOptions,
@@ -191,40 +191,36 @@ pub struct EtcdWatch {
 impl Watch for EtcdWatch {
     async fn next(&mut self) -> Result<Batch, WatchError> {
         let lost = |cause: String| RegistryError::Unavailable { doing: "watching the leases in etcd", cause };
-        loop {
-            let response = self
-                .stream
-                .message()
-                .await
-                .map_err(|error| lost(error.to_string()))?
-                .ok_or_else(|| lost("etcd closed the stream".into()))?;
-            let current = response.header().map_or(0, |header| header.revision());
-            if response.compact_revision() != 0 {
-                let compacted = response.compact_revision();
+        let response = self
+            .stream
+            .message()
+            .await
+            .map_err(|error| lost(cause(&error)))?
+            .ok_or_else(|| lost("etcd closed the stream".into()))?;
+        let current = response.header().map_or(0, |header| header.revision());
+        if response.compact_revision() != 0 {
+            let compacted = response.compact_revision();
+            return Err(WatchError::HistoryLost(format!("etcd was compacted up to revision {compacted}")));
+        }
+        if response.canceled() {
+            return Err(lost(format!("etcd cancelled the watch: {}", response.cancel_reason())).into());
+        }
+        if response.created() {
+            // A watch on a revision to come would wait in silence for a history that was lost.
+            if current < self.revision {
                 return Err(WatchError::HistoryLost(format!(
-                    "etcd was compacted up to revision {compacted}"
+                    "etcd is at revision {current}, below {} seen before",
+                    self.revision
                 )));
             }
-            if response.canceled() {
-                return Err(lost(format!("etcd cancelled the watch: {}", response.cancel_reason())).into());
-            }
-            if response.created() {
-                // A watch on a revision to come would wait in silence for a history that was lost.
-                if current < self.revision {
-                    return Err(WatchError::HistoryLost(format!(
-                        "etcd is at revision {current}, below {} seen before",
-                        self.revision
-                    )));
-                }
-                continue;
-            }
-            // With events, the header may run ahead of a backlog; without, it reports progress.
-            let latest =
-                response.events().iter().filter_map(|event| event.kv()).map(KeyValue::mod_revision).max();
-            self.revision = self.revision.max(latest.unwrap_or(current));
-            let events = response.events().iter().filter_map(|event| event_of(&self.prefix, event)).collect();
-            return Ok(Batch { events, revision: self.revision });
+            return Ok(Batch { events: Vec::new(), revision: self.revision });
         }
+        // With events, the header may run ahead of a backlog; without, it reports progress.
+        let latest =
+            response.events().iter().filter_map(|event| event.kv()).map(KeyValue::mod_revision).max();
+        self.revision = self.revision.max(latest.unwrap_or(current));
+        let events = response.events().iter().filter_map(|event| event_of(&self.prefix, event)).collect();
+        Ok(Batch { events, revision: self.revision })
     }
 }
 
@@ -252,9 +248,26 @@ async fn call<T>(
 ) -> Result<T, RegistryError> {
     match timeout(CALL_TIMEOUT, future).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(RegistryError::Unavailable { doing, cause: error.to_string() }),
+        Ok(Err(error)) => Err(RegistryError::Unavailable { doing, cause: cause(&error) }),
         Err(_) => Err(RegistryError::Timeout { doing, after: CALL_TIMEOUT }),
     }
+}
+
+/// What went wrong, with the last of its causes: "connection refused" rather than "transport error".
+fn cause(error: &etcd_client::Error) -> String {
+    let (what, mut source): (String, Option<&dyn Error>) = match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            (format!("{} ({:?})", status.message(), status.code()), status.source())
+        }
+        etcd_client::Error::TransportError(transport) => (transport.to_string(), transport.source()),
+        other => (other.to_string(), None),
+    };
+    let mut last = None;
+    while let Some(next) = source {
+        last = Some(next);
+        source = next.source();
+    }
+    last.map_or_else(|| what.clone(), |last| format!("{what}: {last}"))
 }
 
 /// Go's `path.Join` for an absolute or relative prefix: no doubled and no trailing slashes, none added in front.
