@@ -193,6 +193,9 @@ async fn start_and_watch(
         network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,
         max = %network.subnet_max, port = network.port, "network config read"
     );
+    tracing::info!(
+        "packet filter rules are left to the machine: forwarded packets of the network must be accepted"
+    );
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
     let icmp = udp::open_icmp()?;

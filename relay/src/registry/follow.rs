@@ -25,6 +25,9 @@ use crate::datapath::routes::Routes;
 /// A watch that held this long was a good one: the next pause is the shortest again.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// Route changes at once that are logged one by one.
+const MAX_LOGGED: usize = 20;
+
 /// How the mirroring fares, for `/metrics`.
 #[derive(Debug, Default)]
 pub struct FollowStats {
@@ -129,10 +132,14 @@ impl<R: Registry> Follower<R> {
 
     fn publish(&self, folded: &Folded) {
         self.routes.apply(&folded.changes, self.table.revision());
-        for (subnet, next_hop) in &folded.changes {
-            match next_hop {
-                Some(node) => tracing::info!(%subnet, %node, "route set"),
-                None => tracing::info!(%subnet, "route removed"),
+        if folded.changes.len() > MAX_LOGGED {
+            tracing::info!(changes = folded.changes.len(), routes = self.routes.len(), "many routes changed");
+        } else {
+            for (subnet, next_hop) in &folded.changes {
+                match next_hop {
+                    Some(node) => tracing::info!(%subnet, %node, "route set"),
+                    None => tracing::info!(%subnet, "route removed"),
+                }
             }
         }
         self.stats.skipped.fetch_add(folded.skipped.len() as u64, Relaxed);
