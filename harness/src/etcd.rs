@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use etcd_client::GetOptions;
+use nix::sys::signal::Signal;
 
 pub use self::client::client;
 use self::container::Container;
@@ -324,6 +325,28 @@ impl Member {
         match &mut self.body {
             Body::Process(process) => process.kill().await,
             Body::Container(container) => container.kill().await,
+        }
+    }
+
+    /// Suspends it: it keeps its connections and answers nothing. Resume it before it is to be stopped.
+    ///
+    /// # Errors
+    /// When it cannot be suspended: a container, where the engine has no freezer control group.
+    pub async fn pause(&self) -> Result<(), Error> {
+        match &self.body {
+            Body::Process(process) => process.signal(Signal::SIGSTOP, "suspending etcd"),
+            Body::Container(container) => container.pause().await,
+        }
+    }
+
+    /// Ends a suspension.
+    ///
+    /// # Errors
+    /// When it cannot be resumed.
+    pub async fn resume(&self) -> Result<(), Error> {
+        match &self.body {
+            Body::Process(process) => process.signal(Signal::SIGCONT, "resuming etcd"),
+            Body::Container(container) => container.resume().await,
         }
     }
 

@@ -53,8 +53,12 @@ fn main() {
             Box::pin(three_members(kind, lab))
         });
         add("a_member_keeps_its_data_over_stop_and_kill", 1, |kind, lab| Box::pin(keeps_data(kind, lab)));
+        add("a_paused_member_is_silent_until_resumed", 1, |kind, lab| Box::pin(paused(kind, lab)));
         add("a_taken_port_is_named_with_the_log", 1, |kind, lab| Box::pin(taken_port(kind, lab)));
     }
+    let chosen = sandbox.clone();
+    let chosen = move || block_on(async { choice(Lab::new(&chosen, "auto", 1)?).await });
+    trials.push(Trial::test("auto::the_choice_is_explained", chosen));
     let killed = Trial::test("container::nothing_is_left_after_sigkill", killed).with_ignored_flag(!engine);
     trials.push(killed);
     libtest_mimic::run(&arguments, trials).exit();
@@ -179,6 +183,26 @@ async fn keeps_data(kind: Kind, lab: Lab) -> Outcome {
         let answer = client(&lab.client, &endpoints).await?.get("key", None).await?;
         ensure(answer.kvs()[0].value() == b"value", "the data are gone")?;
     }
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn paused(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let member = cluster.member("etcd1")?;
+    member.pause().await?;
+    let silent = member.ready(Duration::from_millis(200)).await;
+    ensure(matches!(silent, Err(Error::NotReady { .. })), "a member that is paused answers")?;
+    member.resume().await?;
+    member.ready(Duration::from_secs(10)).await?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn choice(lab: Lab) -> Outcome {
+    let cluster = lab.start(Kind::Auto).await?;
+    eprintln!("{:?}: {}", cluster.kind(), cluster.reason());
+    ensure(cluster.kind() != Kind::Auto && !cluster.reason().is_empty(), "no choice, or no reason")?;
     cluster.shutdown().await?;
     Ok(())
 }

@@ -40,10 +40,7 @@ impl Forward {
     /// # Errors
     /// When the socket cannot be created.
     pub(super) fn unix_to_tcp(at: &Path, namespace: Namespace, to: SocketAddr) -> io::Result<Self> {
-        match fs::remove_file(at) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(at)?;
         let listener = UnixListener::bind(at)?;
         Ok(Self(tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -65,6 +62,14 @@ impl Forward {
 impl Drop for Forward {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Removes a socket's file.
+pub(super) fn remove_if_there(socket: &Path) -> io::Result<()> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -56,7 +56,9 @@ impl Process {
     }
 
     pub(super) fn launch(&mut self) -> Result<(), Error> {
-        if self.child.is_some() {
+        if let Some(child) = &mut self.child
+            && child.try_wait().map_err(system("looking after etcd"))?.is_none()
+        {
             return Ok(());
         }
         let opening = || system(format!("opening etcd's log {}", self.log.display()));
@@ -71,17 +73,23 @@ impl Process {
     }
 
     pub(super) async fn stop(&mut self) -> Result<(), Error> {
+        self.signal(Signal::SIGTERM, "stopping etcd")?;
         if let Some(child) = &mut self.child
-            && let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
+            && let Ok(status) = tokio::time::timeout(STOP_WITHIN, child.wait()).await
         {
-            kill(Pid::from_raw(pid), Signal::SIGTERM)
-                .map_err(|errno| system("stopping etcd")(errno.into()))?;
-            if let Ok(status) = tokio::time::timeout(STOP_WITHIN, child.wait()).await {
-                status.map_err(system("waiting for etcd to end"))?;
-                self.child = None;
-            }
+            status.map_err(system("waiting for etcd to end"))?;
+            self.child = None;
         }
         self.kill().await
+    }
+
+    /// Sends a signal to the child, if it has not been seen to end.
+    pub(super) fn signal(&self, signal: Signal, what: &str) -> Result<(), Error> {
+        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
+        match pid {
+            Some(pid) => kill(Pid::from_raw(pid), signal).map_err(|errno| system(what)(errno.into())),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn kill(&mut self) -> Result<(), Error> {
