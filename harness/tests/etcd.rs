@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etcd_client::GetOptions;
 use harness::etcd::{Cluster, Error, Kind, MemberSpec, client, reaper};
 use harness::netns::Namespace;
 use harness::sandbox::Sandbox;
@@ -52,6 +53,7 @@ fn main() {
         add("three_members_agree_and_survive_the_loss_of_one", 3, |kind, lab| {
             Box::pin(three_members(kind, lab))
         });
+        add("a_member_that_is_cut_off_catches_up_later", 3, |kind, lab| Box::pin(cut_off(kind, lab)));
         add("a_member_keeps_its_data_over_stop_and_kill", 1, |kind, lab| Box::pin(keeps_data(kind, lab)));
         add("a_paused_member_is_silent_until_resumed", 1, |kind, lab| Box::pin(paused(kind, lab)));
         add("a_taken_port_is_named_with_the_log", 1, |kind, lab| Box::pin(taken_port(kind, lab)));
@@ -59,6 +61,11 @@ fn main() {
     let chosen = sandbox.clone();
     let chosen = move || block_on(async { choice(Lab::new(&chosen, "auto", 1)?).await });
     trials.push(Trial::test("auto::the_choice_is_explained", chosen));
+    let lab = sandbox.clone();
+    let dropped = move || block_on(async { dropped(Lab::new(&lab, "dropped", 1)?).await });
+    trials.push(
+        Trial::test("container::nothing_is_left_of_a_dropped_cluster", dropped).with_ignored_flag(!engine),
+    );
     let killed = Trial::test("container::nothing_is_left_after_sigkill", killed).with_ignored_flag(!engine);
     trials.push(killed);
     libtest_mimic::run(&arguments, trials).exit();
@@ -73,7 +80,7 @@ fn block_on<T>(future: impl Future<Output = Result<T, Failed>>) -> Result<T, Fai
 /// A bridge with the members' nodes and one more, `client`, on it.
 struct Lab {
     /// Holds the bridge: with it would go all links.
-    _switch: Namespace,
+    switch: Namespace,
     client: Namespace,
     members: Vec<MemberSpec>,
     data: PathBuf,
@@ -105,7 +112,7 @@ impl Lab {
             let namespace = node(&name, address)?;
             members.push(MemberSpec { name, address, namespace });
         }
-        Ok(Self { _switch: switch, client, members, data })
+        Ok(Self { switch, client, members, data })
     }
 
     async fn start(&self, kind: Kind) -> Result<Cluster, Error> {
@@ -160,6 +167,34 @@ async fn three_members(kind: Kind, lab: Lab) -> Outcome {
     cluster.member("etcd1")?.start().await?;
     let answer = client(&lab.client, &endpoints[..1]).await?.get("key", None).await?;
     ensure(answer.kvs()[0].value() == b"two", "the first member does not catch up")?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn cut_off(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let endpoints = cluster.endpoints();
+    ip(&lab.switch, &["link", "set", "etcd3", "down"])?;
+    let mut others = client(&lab.client, &endpoints[..2]).await?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while others.put("key", "value", None).await.is_err() {
+        ensure(Instant::now() < until, "two of three members do not take a write")?;
+    }
+    let third = cluster.member("etcd3")?;
+    let alone = client(third.namespace(), &endpoints[2..]).await?;
+    let stale = alone.clone().get("key", Some(GetOptions::new().with_serializable())).await?;
+    ensure(stale.kvs().is_empty(), "the third member hears from the others without a link")?;
+    ensure(
+        third.ready(Duration::from_millis(500)).await.is_err(),
+        "the third member has a quorum without a link",
+    )?;
+
+    ip(&lab.switch, &["link", "set", "etcd3", "up"])?;
+    let healed = Instant::now();
+    third.ready(Duration::from_secs(20)).await?;
+    eprintln!("{kind:?}: agrees {:?} after its link is up", healed.elapsed());
+    let answer = alone.clone().get("key", None).await?;
+    ensure(answer.kvs()[0].value() == b"value", "the third member does not catch up")?;
     cluster.shutdown().await?;
     Ok(())
 }
@@ -239,47 +274,55 @@ fn no_eth0() -> bool {
 
 async fn run_victim(lab: &Lab) -> Outcome {
     let _cluster = lab.start(Kind::Container).await?;
-    println!("started");
+    println!("{}", reaper::Reaper::get()?.owner());
     std::future::pending().await
 }
 
 fn killed() -> Outcome {
-    let before = traces()?;
     let mut victim =
         Command::new(std::env::current_exe()?).env(VICTIM, "1").stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    let during = traces();
+    let mut owner = String::new();
+    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut owner)?;
+    let owner = owner.trim_end();
+    let leaves_traces = !owner.is_empty() && traces(owner)?.len() == 2;
     victim.kill()?;
     victim.wait()?;
-    ensure(line == "started\n", "no container was started")?;
-    ensure(during? != before, "the container leaves no trace that could be looked for")?;
-    let killed = Instant::now();
-    while traces()? != before {
-        ensure(
-            killed.elapsed() < Duration::from_secs(10),
-            "a container or its directory is left after 10 s",
-        )?;
-    }
-    eprintln!("gone {:?} after SIGKILL", killed.elapsed());
+    ensure(leaves_traces, "not one container and one directory were there to be removed")?;
+    eprintln!("gone {:?} after SIGKILL", gone(owner)?);
     Ok(())
 }
 
-/// The containers of all harness processes on this machine, and their directories.
-fn traces() -> Result<String, Failed> {
-    let list = ["ps", "--all", "--quiet", "--filter", "label=harness.owner"];
-    let containers = Command::new("docker").args(list).output()?;
-    let mut directories = Vec::new();
-    for entry in std::fs::read_dir(std::env::temp_dir())? {
-        let path = entry?.path();
-        if is_ours(&path) {
-            directories.push(path);
-        }
-    }
-    directories.sort();
-    Ok(format!("{}{directories:?}", String::from_utf8_lossy(&containers.stdout)))
+async fn dropped(lab: Lab) -> Outcome {
+    let cluster = lab.start(Kind::Container).await?;
+    let owner = reaper::Reaper::get()?.owner();
+    ensure(traces(owner)?.len() == 2, "not one container and one directory were there to be removed")?;
+    drop(cluster);
+    eprintln!("gone {:?} after the drop", gone(owner)?);
+    Ok(())
 }
 
-fn is_ours(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("harness-"))
+/// How long it takes until nothing of that owner is left.
+fn gone(owner: &str) -> Result<Duration, Failed> {
+    let started = Instant::now();
+    loop {
+        let left = traces(owner)?;
+        if left.is_empty() {
+            return Ok(started.elapsed());
+        }
+        ensure(started.elapsed() < Duration::from_secs(10), &format!("left after 10 s: {left:?}"))?;
+    }
+}
+
+/// The containers and directories of that owner.
+fn traces(owner: &str) -> Result<Vec<String>, Failed> {
+    let label = format!("label=harness.owner={owner}");
+    let containers = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &label]).output()?;
+    let mut traces: Vec<_> = String::from_utf8(containers.stdout)?.lines().map(str::to_owned).collect();
+    for entry in std::fs::read_dir(std::env::temp_dir())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(owner) {
+            traces.push(name);
+        }
+    }
+    Ok(traces)
 }

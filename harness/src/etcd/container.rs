@@ -75,7 +75,7 @@ struct Shared {
 impl Shared {
     fn create() -> Result<Self, Error> {
         let reaper = Reaper::get()?;
-        let dir = tempfile::Builder::new().prefix("harness-").tempdir();
+        let dir = tempfile::Builder::new().prefix(&format!("{}-", reaper.owner())).tempdir();
         let dir =
             dir.map_err(system(format!("creating a directory in {}", std::env::temp_dir().display())))?;
         let charge = Some(reaper.directory(dir.path())?);

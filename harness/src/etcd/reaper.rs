@@ -2,7 +2,7 @@
 //!
 //! A container is the engine's child, not ours, so the kernel does not end it with us. The reaper is this very program,
 //! executed anew with a pipe from us as its standard input: when the pipe ends, we have, and it removes what it was told
-//! of and not told to forget. It is started with the first container and not before.
+//! of and not told to forget. Until then it stays in our namespaces, which therefore outlive us by that time. It is started with the first container and not before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -92,7 +92,8 @@ impl Reaper {
         }
     }
 
-    /// The value of the label `harness.owner` on this process's containers: unique among all processes.
+    /// What this process's containers have as label `harness.owner`, and as the beginning of their names and of those of
+    /// their directories: unique among the processes of this machine.
     pub fn owner(&self) -> &str {
         &self.owner
     }
@@ -102,7 +103,7 @@ impl Reaper {
             return Err(Error::NotServed);
         }
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(Error::Spawn)?;
-        let owner = format!("harness-{}", &uuid[..13]);
+        let owner = format!("harness-{}", uuid.split('-').next().unwrap_or_default());
         let mut reaper = Command::new("/proc/self/exe")
             .env(VARIABLE, &owner)
             .current_dir("/")
