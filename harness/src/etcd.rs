@@ -1,7 +1,7 @@
 //! etcd as a node of the lab: one to seven members, each with an address on the underlay.
 //!
-//! A member is a child process in its namespace, or a container that is joined to it. Both kinds answer at the same
-//! addresses, over the same links, so that a lab neither knows nor cares which it has:
+//! A member is a child process in its namespace, or a container that is joined to it. Both kinds answer at the
+//! same addresses, over the same links, so that a lab neither knows nor cares which it has:
 //!
 //! | | process | container, as root | container, without root |
 //! |---|---|---|---|
@@ -14,6 +14,7 @@
 mod attach;
 mod client;
 mod container;
+mod disk;
 mod engine;
 mod forward;
 mod image;
@@ -154,7 +155,8 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     |source| Error::System { what, source }
 }
 
-/// A running etcd cluster. Dropped, its members are killed; [`Cluster::shutdown`] says what went wrong with that.
+/// A running etcd cluster. Dropped, its members are killed; [`Cluster::shutdown`] says what went wrong with
+/// that.
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
@@ -179,8 +181,9 @@ enum Body {
 impl Cluster {
     /// Starts a new, empty cluster and waits until each member answers a linearizable read.
     ///
-    /// `dir` holds data and logs, and should be on a tmpfs. Container members keep both with the engine, and in a
-    /// directory of their own below the machine's temporary directory, which the engine can see.
+    /// `dir` holds the logs of processes, and a file system in memory with their data: call this within a
+    /// [`Sandbox`](crate::sandbox::Sandbox). Containers keep both with the engine, and in a directory of their own
+    /// below the machine's temporary directory, which the engine can see.
     ///
     /// # Errors
     /// When there is nothing to run etcd with, or a member is not ready within 20 s.
@@ -288,8 +291,8 @@ impl Member {
     /// Starts it again, on the data it had, and waits until it answers a linearizable read.
     ///
     /// # Errors
-    /// When it cannot be started or is not ready within 20 s. Where too few others run for a quorum it never is: use
-    /// [`Member::launch`] then.
+    /// When it cannot be started or is not ready within 20 s. Where too few others run for a quorum it never
+    /// is: use [`Member::launch`] then.
     pub async fn start(&mut self) -> Result<(), Error> {
         self.launch().await?;
         self.ready(READY_WITHIN).await
@@ -419,7 +422,7 @@ async fn choose(kind: Kind) -> Result<(Option<Engine>, String), Error> {
 
 /// Resolves when a linearizable read at `endpoint`, made from `namespace`, succeeds.
 async fn answers(namespace: Namespace, endpoint: SocketAddr) -> Result<(), Error> {
-    const TRY_FOR: Duration = Duration::from_secs(2);
+    const TRY_FOR: Duration = Duration::from_millis(250);
     let mut pause = Duration::from_millis(2);
     let mut client = client(&namespace, &[endpoint]).await?;
     loop {

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::GetOptions;
@@ -12,7 +12,7 @@ use harness::netns::Namespace;
 use harness::sandbox::Sandbox;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Set in the environment of a child that starts a container and waits to be killed.
+/// Set in the environment of a child that starts a container, and then drops it or waits to be killed.
 const VICTIM: &str = "HARNESS_ETCD_TEST_VICTIM";
 
 type Outcome = Result<(), Failed>;
@@ -28,13 +28,13 @@ fn main() {
     };
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    if std::env::var_os(VICTIM).is_some() {
-        return block_on(async { run_victim(&Lab::new(&sandbox, "victim", 1)?).await }).unwrap_or_else(
-            |failed| {
-                eprintln!("{failed:?}");
-                std::process::exit(1);
-            },
-        );
+    if let Ok(fate) = std::env::var(VICTIM) {
+        let outcome = block_on(async { run_victim(&fate, &Lab::new(&sandbox, "victim", 1)?).await });
+        outcome.unwrap_or_else(|failed| {
+            eprintln!("{failed:?}");
+            std::process::exit(1);
+        });
+        return;
     }
 
     let mut arguments = Arguments::from_args();
@@ -61,8 +61,6 @@ fn main() {
     let chosen = sandbox.clone();
     let chosen = move || block_on(async { choice(Lab::new(&chosen, "auto", 1)?).await });
     trials.push(Trial::test("auto::the_choice_is_explained", chosen));
-    let lab = sandbox.clone();
-    let dropped = move || block_on(async { dropped(Lab::new(&lab, "dropped", 1)?).await });
     trials.push(
         Trial::test("container::nothing_is_left_of_a_dropped_cluster", dropped).with_ignored_flag(!engine),
     );
@@ -272,33 +270,39 @@ fn no_eth0() -> bool {
     nix::net::if_::if_nametoindex("eth0").is_err()
 }
 
-async fn run_victim(lab: &Lab) -> Outcome {
-    let _cluster = lab.start(Kind::Container).await?;
-    println!("{}", reaper::Reaper::get()?.owner());
-    std::future::pending().await
-}
-
-fn killed() -> Outcome {
-    let mut victim =
-        Command::new(std::env::current_exe()?).env(VICTIM, "1").stdout(Stdio::piped()).spawn()?;
-    let mut owner = String::new();
-    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut owner)?;
-    let owner = owner.trim_end();
-    let leaves_traces = !owner.is_empty() && traces(owner)?.len() == 2;
-    victim.kill()?;
-    victim.wait()?;
-    ensure(leaves_traces, "not one container and one directory were there to be removed")?;
-    eprintln!("gone {:?} after SIGKILL", gone(owner)?);
-    Ok(())
-}
-
-async fn dropped(lab: Lab) -> Outcome {
+async fn run_victim(fate: &str, lab: &Lab) -> Outcome {
     let cluster = lab.start(Kind::Container).await?;
     let owner = reaper::Reaper::get()?.owner();
-    ensure(traces(owner)?.len() == 2, "not one container and one directory were there to be removed")?;
+    println!("{owner}");
+    if fate == "killed" {
+        std::future::pending::<()>().await;
+    }
     drop(cluster);
     eprintln!("gone {:?} after the drop", gone(owner)?);
     Ok(())
+}
+
+fn victim(fate: &str) -> Result<(Child, String), Failed> {
+    let mut victim =
+        Command::new(std::env::current_exe()?).env(VICTIM, fate).stdout(Stdio::piped()).spawn()?;
+    let mut owner = String::new();
+    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut owner)?;
+    Ok((victim, owner.trim_end().to_owned()))
+}
+
+fn killed() -> Outcome {
+    let (mut victim, owner) = victim("killed")?;
+    let leaves_traces = !owner.is_empty() && traces(&owner)?.len() == 2;
+    victim.kill()?;
+    victim.wait()?;
+    ensure(leaves_traces, "not one container and one directory were there to be removed")?;
+    eprintln!("gone {:?} after SIGKILL", gone(&owner)?);
+    Ok(())
+}
+
+fn dropped() -> Outcome {
+    let (mut victim, _) = victim("dropped")?;
+    ensure(victim.wait()?.success(), "something is left while the process lives")
 }
 
 /// How long it takes until nothing of that owner is left.

@@ -1,9 +1,10 @@
 //! A member as a container without a network of its own.
 //!
-//! Root moves the member's `eth0` into the container's namespace. Without root that namespace belongs to another user
-//! namespace and may not be touched, so there etcd listens on Unix sockets in a directory that we share with it, and all
-//! TCP is ours, in the member's namespace: clients' connections go to etcd's socket; what etcd dials, a socket in its
-//! own directory under a peer's name, goes to the peer's address over the underlay, and there to the peer's socket.
+//! Root moves the member's `eth0` into the container's namespace. Without root that namespace belongs to
+//! another user namespace and may not be touched, so there etcd listens on Unix sockets in a directory that we
+//! share with it, and all TCP is ours, in the member's namespace: clients' connections go to etcd's socket;
+//! what etcd dials, a socket in its own directory under a peer's name, goes to the peer's address over the
+//! underlay, and there to the peer's socket.
 
 use std::fs;
 use std::mem::ManuallyDrop;
@@ -165,7 +166,8 @@ impl Container {
         };
         self.running = true;
         if let Joint::Moved(namespace) = &mut self.joint {
-            // The namespace of the container's last life, if this is not its first, is alive by our handle to it.
+            // The namespace of the container's last life, if this is not its first, is alive by our handle to
+            // it.
             let new = created.namespace(&self.engine, &self.spec.name).await?;
             move_eth0(&self.spec.name, namespace, &new).await?;
             *namespace = new;
@@ -317,7 +319,8 @@ fn forward(
     let inbound = [(CLIENT_PORT, client_socket(&spec.name)), (PEER_PORT, peer_socket(&spec.name))];
     let inbound = inbound.into_iter().map(|(port, socket)| {
         let to = directory.join(socket);
-        // etcd removes its sockets when it ends, but not when it is killed, and will not listen on one that is there.
+        // etcd removes its sockets when it ends, but not when it is killed, and will not listen on one that is
+        // there.
         remove_if_there(&to).map_err(forwarding(&format!("socket {}", to.display())))?;
         Forward::tcp_to_unix(&spec.namespace, port, to).map_err(forwarding(&format!("TCP port {port}")))
     });

@@ -3,11 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use super::disk::Disk;
 use super::options::Listen;
 use super::{Body, Error, MemberSpec, Options, STOP_WITHIN, program, system};
 use crate::netns::Namespace;
@@ -20,14 +22,19 @@ pub(super) struct Process {
     namespace: Namespace,
     log: PathBuf,
     child: Option<Child>,
+    /// Dropped after the child.
+    _disk: Arc<Disk>,
 }
 
-/// Makes the members ready to be launched, with data in `dir/NAME` and logs in `dir/NAME.log`.
+/// Makes the members ready to be launched, with data in `dir/etcd/NAME` and logs in `dir/NAME.log`.
 pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, Error> {
     let program = program().ok_or(Error::NoProgram)?;
+    let data = dir.join("etcd");
+    let disk = Disk::create(data.clone()).map_err(system(format!("creating {}", data.display())))?;
+    let disk = Arc::new(disk);
     let prepare = |spec: &MemberSpec| {
-        let data = dir.join(&spec.name);
-        fs::create_dir_all(&data).map_err(system(format!("creating {}", data.display())))?;
+        // etcd creates its directory itself, with the permissions that it wants.
+        let data = disk.path().join(&spec.name);
         let options = Options {
             name: &spec.name,
             address: spec.address,
@@ -41,6 +48,7 @@ pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, E
             namespace: spec.namespace.clone(),
             log: dir.join(format!("{}.log", spec.name)),
             child: None,
+            _disk: disk.clone(),
         })))
     };
     members.iter().map(prepare).collect()
