@@ -20,6 +20,7 @@ mod forward;
 mod image;
 mod options;
 mod process;
+mod readiness;
 pub mod reaper;
 
 use std::io;
@@ -27,7 +28,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use etcd_client::GetOptions;
 use nix::sys::signal::Signal;
 
 pub use self::client::client;
@@ -35,6 +35,7 @@ use self::container::Container;
 use self::engine::Engine;
 use self::options::Options;
 use self::process::Process;
+use self::readiness::{answers, answers_http};
 use crate::netns::{self, Namespace};
 
 /// The port that clients connect to.
@@ -201,7 +202,13 @@ impl Cluster {
         let members = members.into_iter().zip(bodies);
         let members = members.map(|(spec, body)| Member { name: spec.name, address: spec.address, body });
         let mut cluster = Self { members: members.collect(), kind, reason };
-        futures_util::future::try_join_all(cluster.members.iter_mut().map(Member::launch)).await?;
+        // A new member asks the others, one after the other, whether it was here before, and gives each 1 s (etcd 3.4
+        // `etcdserver/cluster_util.go`). One that is not there refuses at once, one that serves answers at once; those
+        // that start together keep each other waiting.
+        for member in &mut cluster.members {
+            member.launch().await?;
+            member.serves_peers(READY_WITHIN).await?;
+        }
         cluster.ready(READY_WITHIN).await?;
         Ok(cluster)
     }
@@ -368,20 +375,33 @@ impl Member {
     pub async fn ready(&mut self, within: Duration) -> Result<(), Error> {
         let started = Instant::now();
         let endpoint = self.endpoint();
-        let probe = answers(self.namespace().clone(), endpoint);
-        let outcome = tokio::select! {
-            outcome = tokio::time::timeout(within, probe) => outcome,
-            status = self.ended() => return Err(self.not_ready(format!("it ended: {status}")).await),
-        };
-        match outcome {
-            Ok(answer) => answer?,
-            Err(_) => {
-                let why = format!("no answer at {endpoint} within {within:?}");
-                return Err(self.not_ready(why).await);
-            }
-        }
+        self.wait(answers(self.namespace().clone(), endpoint), endpoint, within).await?;
         tracing::debug!(member = %self.name, elapsed = ?started.elapsed(), "etcd answers");
         Ok(())
+    }
+
+    /// Waits until it answers its peers, which it does before there is a leader.
+    async fn serves_peers(&mut self, within: Duration) -> Result<(), Error> {
+        let endpoint = SocketAddr::from((self.address, PEER_PORT));
+        self.wait(answers_http(self.namespace().clone(), endpoint), endpoint, within).await
+    }
+
+    /// Waits for `answer`, which is to come from `endpoint`, for as long as it runs.
+    async fn wait(
+        &mut self,
+        answer: impl Future<Output = Result<(), Error>>,
+        endpoint: SocketAddr,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let why = tokio::select! {
+            answer = tokio::time::timeout(within, answer) => match answer {
+                Ok(answer) => return answer,
+                Err(_) => format!("no answer at {endpoint} within {within:?}"),
+            },
+            status = self.ended() => format!("it ended: {status}"),
+        };
+        let log = self.log().await;
+        Err(Error::NotReady { name: self.name.clone(), why, hint: hint(&log), log })
     }
 
     /// Resolves when it ends of its own accord, to what is known about that.
@@ -399,11 +419,6 @@ impl Member {
         };
         tail(&log, TAIL_LINES).to_owned()
     }
-
-    async fn not_ready(&self, why: String) -> Error {
-        let log = self.log().await;
-        Error::NotReady { name: self.name.clone(), why, hint: hint(&log), log }
-    }
 }
 
 /// Picks what to run etcd with, and says why.
@@ -418,21 +433,6 @@ async fn choose(kind: Kind) -> Result<(Option<Engine>, String), Error> {
     };
     let reason = format!("{asked}: {}", engine.version());
     Ok((Some(engine), reason))
-}
-
-/// Resolves when a linearizable read at `endpoint`, made from `namespace`, succeeds.
-async fn answers(namespace: Namespace, endpoint: SocketAddr) -> Result<(), Error> {
-    const TRY_FOR: Duration = Duration::from_millis(250);
-    let mut pause = Duration::from_millis(2);
-    let mut client = client(&namespace, &[endpoint]).await?;
-    loop {
-        let read = client.get("harness/ready", Some(GetOptions::new().with_count_only()));
-        if let Ok(Ok(_)) = tokio::time::timeout(TRY_FOR, read).await {
-            return Ok(());
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
 }
 
 /// The last `lines` lines of `text`.
