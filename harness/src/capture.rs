@@ -1,3 +1,6 @@
 //! Recording of every packet at every interface of interest.
 
 pub mod frame;
+pub mod pcapng;
+pub mod recorder;
+pub mod socket;

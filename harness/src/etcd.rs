@@ -64,6 +64,19 @@ pub enum Kind {
     Container,
 }
 
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "process" => Ok(Self::Process),
+            "container" => Ok(Self::Container),
+            _ => Err(format!("`{word}` is none of auto, process, container")),
+        }
+    }
+}
+
 /// A member to be started.
 #[derive(Debug, Clone)]
 pub struct MemberSpec {

@@ -1,7 +1,21 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
 pub mod capture;
+pub mod case;
 pub mod etcd;
+pub mod flow;
+pub mod lab;
+pub mod libtest;
+pub mod netlink;
 pub mod netns;
+pub mod overlay;
+mod owner;
+pub mod packet;
+pub mod probe;
+pub mod report;
+pub mod run;
 pub mod sandbox;
+pub mod snapshot;
+pub mod suite;
 pub mod topology;
+pub mod wait;

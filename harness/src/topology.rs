@@ -1,8 +1,17 @@
 //! What a lab consists of, with every name and address settled: pure data, no file descriptors.
 
+mod name;
+mod plan;
+
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use plan::plan;
+pub(crate) use plan::settle;
 
 /// A lab: nodes with containers behind them, etcd members beside them, one underlay between all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +70,136 @@ pub struct Member {
 }
 
 /// What a node does to the source address of packets that leave the container subnet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Masquerade {
     /// Nothing.
     #[default]
     None,
     /// Docker's rule: what comes from the subnet and leaves by any interface but the bridge is masqueraded.
     Docker,
+}
+
+/// A host of the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host<'a> {
+    /// A node.
+    Node(&'a Node),
+    /// A container.
+    Container(&'a Container),
+    /// An etcd member.
+    Member(&'a Member),
+}
+
+impl<'a> Host<'a> {
+    /// Its name.
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Node(node) => &node.name,
+            Self::Container(container) => &container.name,
+            Self::Member(member) => &member.name,
+        }
+    }
+
+    /// The address of its `eth0`: a node's and a member's is on the underlay.
+    pub fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Node(node) => node.address,
+            Self::Container(container) => container.address,
+            Self::Member(member) => member.address,
+        }
+    }
+}
+
+impl Node {
+    /// The address of its bridge: the subnet's base + 1.
+    pub fn bridge_address(&self) -> Ipv4Addr {
+        offset(self.subnet, 1)
+    }
+
+    /// The address of its TUN device: the subnet's base.
+    pub fn tunnel_address(&self) -> Ipv4Addr {
+        self.subnet.network()
+    }
+}
+
+impl Topology {
+    /// Prefix length of the nodes' subnets: `SubnetLen` of the cluster's configuration.
+    pub fn subnet_len(&self) -> u8 {
+        self.nodes.first().map_or(plan::SUBNET_LEN, |node| node.subnet.prefix_len())
+    }
+
+    /// Every host: nodes, then containers, then etcd members.
+    pub fn hosts(&self) -> impl Iterator<Item = Host<'_>> {
+        let nodes = self.nodes.iter().map(Host::Node);
+        let containers = self.containers.iter().map(Host::Container);
+        nodes.chain(containers).chain(self.members.iter().map(Host::Member))
+    }
+
+    /// The host of this name.
+    pub fn host(&self, name: &str) -> Option<Host<'_>> {
+        self.hosts().find(|host| host.name() == name)
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The container of this name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// The etcd member of this name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// The containers of a node, in the order of the suite file.
+    pub fn containers_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Container> {
+        self.containers.iter().filter(move |container| container.node == node)
+    }
+
+    /// The node that a container or a node is on.
+    pub fn node_of(&self, name: &str) -> Option<&Node> {
+        match self.host(name)? {
+            Host::Node(node) => Some(node),
+            Host::Container(container) => self.node(&container.node),
+            Host::Member(_) => None,
+        }
+    }
+
+    /// The address that a suite file means by a word: that of the host of this name, or the word itself.
+    pub fn address_of(&self, word: &str) -> Option<Ipv4Addr> {
+        self.host(word).map(Host::address).or_else(|| word.parse().ok())
+    }
+
+    /// The subnet that a suite file means by a word: that of the node of this name, or the word itself.
+    pub fn subnet_of(&self, word: &str) -> Option<Ipv4Net> {
+        self.node(word).map(|node| node.subnet).or_else(|| word.parse().ok())
+    }
+}
+
+/// An address of a network by its distance from the network's own. The distance lies within the network.
+fn offset(network: Ipv4Net, distance: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(network.network()).saturating_add(distance))
+}
+
+/// The lab as a drawing in text: each node with its addresses, its containers under it, then the etcd members.
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "network {}  underlay {}  mtu {}", self.network, self.underlay, self.mtu)?;
+        for node in &self.nodes {
+            let stopped = if node.starts { "" } else { "  not started" };
+            writeln!(f, "node {}  {}  subnet {}{stopped}", node.name, node.address, node.subnet)?;
+            for container in self.containers_of(&node.name) {
+                writeln!(f, "  container {}  {}", container.name, container.address)?;
+            }
+        }
+        for member in &self.members {
+            writeln!(f, "etcd {}  {}", member.name, member.address)?;
+        }
+        Ok(())
+    }
 }

@@ -1,2 +1,5 @@
 //! The `relay` daemon.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    relay::main()
+}

@@ -1,0 +1,73 @@
+//! A recording as one pcapng file: every interface by name, with nanoseconds and directions, for Wireshark.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use pcap_file::DataLink;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
+};
+
+use super::frame::{Direction, Frame, Link, Point};
+
+/// Why a recording could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("writing {path}: {why}")]
+pub struct Error {
+    path: String,
+    why: String,
+}
+
+/// Writes `frames` in order of time to a new file.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
+    let error = |why: String| Error { path: path.display().to_string(), why };
+    let file = File::create(path).map_err(|cause| error(cause.to_string()))?;
+    let mut writer = PcapNgWriter::new(BufWriter::new(file)).map_err(|cause| error(cause.to_string()))?;
+    let mut frames: Vec<&Frame> = frames.iter().collect();
+    frames.sort_by_key(|frame| frame.at);
+    let mut points: Vec<&Point> = Vec::new();
+    for frame in frames {
+        let known = points.iter().position(|point| **point == *frame.point);
+        let interface = match known {
+            Some(interface) => interface,
+            None => {
+                writer
+                    .write_pcapng_block(interface_block(frame))
+                    .map_err(|cause| error(cause.to_string()))?;
+                points.push(&frame.point);
+                points.len() - 1
+            }
+        };
+        let block = EnhancedPacketBlock {
+            interface_id: u32::try_from(interface).unwrap_or(u32::MAX),
+            timestamp: frame.at,
+            original_len: frame.wire_len,
+            data: Cow::Borrowed(&frame.octets),
+            options: vec![EnhancedPacketOption::Flags(match frame.direction {
+                Direction::In => 1,
+                Direction::Out => 2,
+            })],
+        };
+        writer.write_pcapng_block(block).map_err(|cause| error(cause.to_string()))?;
+    }
+    Ok(())
+}
+
+fn interface_block(frame: &Frame) -> InterfaceDescriptionBlock<'static> {
+    let link = match frame.link {
+        Link::Ethernet => DataLink::ETHERNET,
+        Link::Ip => DataLink::RAW,
+    };
+    let mut block = InterfaceDescriptionBlock::new(link, 0);
+    let name = format!("{}/{}", frame.point.host, frame.point.interface);
+    block.options.push(InterfaceDescriptionOption::IfName(Cow::Owned(name)));
+    block.options.push(InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO));
+    block
+}

@@ -1,0 +1,170 @@
+//! A case from its file to its verdict.
+
+use std::path::{Path, PathBuf};
+
+use crate::lab::Workshop;
+use crate::report;
+use crate::run::{Run, Runner, Timings};
+use crate::snapshot::{self, Comparison};
+use crate::suite::{self, Case, Found, Step};
+
+/// How a case ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Everything is as the snapshot says.
+    Passed,
+    /// Something is not as it should be: what, as a text of some lines.
+    Failed(String),
+    /// The file does not describe a case: why.
+    Invalid(String),
+    /// The recording was incomplete twice, and proves nothing.
+    Inconclusive(String),
+}
+
+/// What came of a case.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What the snapshot is compared with, as far as it got.
+    pub text: String,
+    /// How long its parts took, if it ran to its end.
+    pub timings: Option<Timings>,
+    /// Whether it ran a second time because the first recording was incomplete.
+    pub repeated: bool,
+}
+
+/// What is told of a case while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The lab is being built.
+    Building,
+    /// A step begins.
+    Step {
+        /// Which, from 1.
+        number: usize,
+        /// Of how many.
+        of: usize,
+        /// The step.
+        step: &'a Step,
+    },
+}
+
+/// Runs the case of a suite file and compares it with its snapshot. Where something is wrong, a report with the whole
+/// recording is left under `failures`.
+pub fn execute(
+    workshop: &Workshop,
+    found: &Found,
+    failures: &Path,
+    mut tell: impl FnMut(Event<'_>),
+) -> Outcome {
+    let case = match Case::load(&found.path) {
+        Ok(case) => case,
+        Err(error) => return Outcome::without_run(Verdict::Invalid(render(&error))),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return Outcome::without_run(Verdict::Failed(format!("starting the event loop: {error}")));
+        }
+    };
+    let directory = failures.join(&found.name);
+    let mut outcome = runtime.block_on(attempt(workshop, &case, &directory, &mut tell));
+    if matches!(outcome.verdict, Verdict::Inconclusive(_)) {
+        outcome = runtime.block_on(attempt(workshop, &case, &directory, &mut tell));
+        outcome.repeated = true;
+    }
+    outcome
+}
+
+impl Outcome {
+    fn without_run(verdict: Verdict) -> Self {
+        Self { verdict, text: String::new(), timings: None, repeated: false }
+    }
+}
+
+async fn attempt(
+    workshop: &Workshop,
+    case: &Case,
+    directory: &Path,
+    tell: &mut impl FnMut(Event<'_>),
+) -> Outcome {
+    tell(Event::Building);
+    let start = std::time::Instant::now();
+    let mut runner = match Runner::build(workshop, case).await {
+        Ok(runner) => runner,
+        Err(error) => return Outcome::without_run(Verdict::Failed(error.to_string())),
+    };
+    let build = start.elapsed();
+    let of = case.steps.len();
+    let done = runner.steps(|index, step| tell(Event::Step { number: index + 1, of, step })).await;
+    let steps = start.elapsed().saturating_sub(build);
+    let verdict = judge(&mut runner, case, done.err(), directory).await;
+    let Run { text, timings, .. } = runner.end(build, steps).await;
+    Outcome { verdict, text, timings: Some(timings), repeated: false }
+}
+
+/// What is to be said of a case whose steps are done, or could not be.
+async fn judge(
+    runner: &mut Runner<'_>,
+    case: &Case,
+    error: Option<crate::run::Error>,
+    directory: &Path,
+) -> Verdict {
+    let unrecorded = runner.lab.recorder.lost();
+    if unrecorded > 0 {
+        return Verdict::Inconclusive(format!(
+            "the kernel had no room for {unrecorded} packets of the recording; it ran with too much beside it, or \
+             net.core.rmem_max is too small"
+        ));
+    }
+    let mut findings = runner.problems().to_vec();
+    let mut expected = None;
+    let mut pending = None;
+    match error {
+        // What was seen until then is no new truth to be reviewed.
+        Some(error) => findings.insert(0, error.to_string()),
+        None => match snapshot::compare(case, runner.text()) {
+            Comparison::Same => {}
+            Comparison::New { pending: path } => {
+                findings.push(format!("it has no snapshot yet{}", review(path.as_deref())));
+                pending = path;
+            }
+            Comparison::Differs { expected: text, pending: path } => {
+                findings.push(format!("it differs from its snapshot{}", review(path.as_deref())));
+                expected = Some(text);
+                pending = path;
+            }
+        },
+    }
+    if findings.is_empty() {
+        report::discard(directory);
+        return Verdict::Passed;
+    }
+    Verdict::Failed(report::write(runner, case, &findings, expected.as_deref(), pending, directory).await)
+}
+
+fn review(pending: Option<&Path>) -> String {
+    match pending {
+        Some(_) => "; look at the new text with `cargo insta review`".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// A suite file's mistakes as miette draws them.
+pub fn render(error: &suite::Error) -> String {
+    let mut text = String::new();
+    let handler = miette::GraphicalReportHandler::new();
+    if handler.render_report(&mut text, error).is_err() {
+        text = error.to_string();
+    }
+    text
+}
+
+/// Where reports of failures are kept: below the `target` directory that this program was built in, else below the
+/// current one.
+pub fn failures_directory() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let target = program.ancestors().find(|path| path.ends_with("target")).map(Path::to_owned);
+    target.unwrap_or_else(|| PathBuf::from("target")).join("failures")
+}

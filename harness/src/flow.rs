@@ -1,0 +1,33 @@
+//! From a recording to the story it tells: where each packet went, how it changed at each hop, how it ended.
+//!
+//! What happened to one probe is an [`Observation`]; [`Journey::reconstruct`] turns it into [`Flow`]s, one for the
+//! request, its reply and each ICMP error. A flow is printed as a *ladder*, one line a hop; many probes are compared
+//! in a [`Matrix`], and a steady stream of them becomes a [`Summary`] of the paths it took.
+//!
+//! Hops come in path order, which the topology settles; timestamps decide between candidates that it allows.
+
+mod difference;
+mod hop;
+mod journey;
+mod ladder;
+mod map;
+mod matrix;
+mod observation;
+mod paint;
+mod sort;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod verdict;
+mod walk;
+
+pub use difference::{Difference, first_difference};
+pub use hop::{Hop, Sighting};
+pub use journey::{Branch, Flow, Journey, Numbering, Origin};
+pub use map::Map;
+pub use matrix::{Cell, Matrix};
+pub use observation::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe};
+pub use paint::{Ink, paint, spans};
+pub use sort::{Part, Quoted, Sorted, sort};
+pub use stream::{Epoch, Paths, Summary};
+pub use verdict::{End, Verdict};

@@ -1,0 +1,193 @@
+//! The first difference between two printed flows, ladders or tables, in words.
+
+/// Where two texts begin to differ, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Where: `[1] hop 4, at a eth0 >`, `row ttl 3, column b eth0 <`.
+    pub place: String,
+    /// What was expected there; none if nothing more was.
+    pub expected: Option<String>,
+    /// What is there; none if nothing more is.
+    pub actual: Option<String>,
+    /// Lines before that are the same in both, at most two.
+    pub before: Vec<String>,
+    /// The expected line.
+    pub expected_line: Option<String>,
+    /// The actual line.
+    pub actual_line: Option<String>,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
+        writeln!(f, "{}: expected {}, got {}", self.place, told(&self.expected), told(&self.actual))?;
+        for line in &self.before {
+            writeln!(f, "            {line}")?;
+        }
+        writeln!(f, "  expected  {}", told(&self.expected_line).trim_end())?;
+        writeln!(f, "  actual    {}", told(&self.actual_line).trim_end())?;
+        if let (Some(expected), Some(actual)) = (&self.expected_line, &self.actual_line) {
+            let same = expected.chars().zip(actual.chars()).take_while(|(one, other)| one == other).count();
+            writeln!(f, "            {:same$}^", "")?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares what was expected with what is, blanks apart, and names the first hop or cell that differs.
+#[must_use]
+pub fn first_difference(expected: &str, actual: &str) -> Option<Difference> {
+    let (expected, actual): (Vec<&str>, Vec<&str>) = (lines(expected), lines(actual));
+    let longest = expected.len().max(actual.len());
+    let mut context = Context::default();
+    for at in 0..longest {
+        let pair = (expected.get(at).copied(), actual.get(at).copied());
+        if let (Some(one), Some(other)) = pair
+            && fields(one) == fields(other)
+        {
+            context.pass(one);
+            continue;
+        }
+        let (place, expected_part, actual_part) = context.tell(pair.0, pair.1);
+        let before = expected.get(at.saturating_sub(2)..at).unwrap_or_default();
+        return Some(Difference {
+            place,
+            expected: expected_part,
+            actual: actual_part,
+            before: before.iter().map(|line| (*line).to_owned()).collect(),
+            expected_line: pair.0.map(str::to_owned),
+            actual_line: pair.1.map(str::to_owned),
+        });
+    }
+    None
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.trim().is_empty()).collect()
+}
+
+/// Two blanks or more separate fields; one is inside a field.
+fn fields(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|field| !field.is_empty()).collect()
+}
+
+/// What kind of line it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Line<'a> {
+    /// A flow begins: its number, then fields.
+    Header(&'a str, Vec<&'a str>),
+    /// A hop: its place, then what changed.
+    Hop(String, Vec<&'a str>),
+    /// How a way ended.
+    Verdict(&'a str),
+    /// Anything else.
+    Other(Vec<&'a str>),
+}
+
+impl<'a> Line<'a> {
+    fn read(line: &'a str) -> Self {
+        let text = line.trim_start_matches("  |").trim();
+        if let Some((number, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+            return Self::Header(number, fields(rest));
+        }
+        if let Some(verdict) = text.strip_prefix("=> ") {
+            return Self::Verdict(verdict);
+        }
+        let mut words = text.split_whitespace();
+        if let (Some(host), Some(interface), Some(sign @ ("<" | ">" | "x" | "!"))) =
+            (words.next(), words.next(), words.next())
+            && line.starts_with("  ")
+        {
+            let rest = text.split_once(&format!("  {sign}")).map_or("", |(_, rest)| rest);
+            return Self::Hop(format!("{host} {interface} {sign}"), fields(rest));
+        }
+        Self::Other(fields(text))
+    }
+}
+
+/// Where in the text the comparison is.
+#[derive(Debug, Default)]
+struct Context {
+    /// The flow's number.
+    flow: Option<String>,
+    /// Hops of the flow so far.
+    hops: usize,
+    /// Hosts and interfaces of a table's columns.
+    hosts: Vec<String>,
+    columns: Vec<String>,
+}
+
+impl Context {
+    /// Takes note of a line that is the same in both texts.
+    fn pass(&mut self, line: &str) {
+        let cells = fields(line);
+        match Line::read(line) {
+            Line::Header(number, _) => *self = Self { flow: Some(number.to_owned()), ..Self::default() },
+            Line::Hop(..) => self.hops += 1,
+            Line::Other(_) if cells.first() == Some(&"probe") => {
+                *self = Self { hosts: cells.into_iter().map(str::to_owned).collect(), ..Self::default() };
+            }
+            Line::Other(_) if !self.hosts.is_empty() && self.columns.is_empty() => {
+                let points =
+                    self.hosts.iter().skip(1).zip(&cells).map(|(host, cell)| format!("{host} {cell}"));
+                self.columns = std::iter::once("probe".to_owned()).chain(points).collect();
+                self.columns.extend(["answer".to_owned(), "ended".to_owned()]);
+            }
+            Line::Other(_) | Line::Verdict(_) => {}
+        }
+    }
+
+    /// The place, what was expected there, what is there.
+    fn tell(&self, expected: Option<&str>, actual: Option<&str>) -> (String, Option<String>, Option<String>) {
+        let (one, other) = (expected.map(Line::read), actual.map(Line::read));
+        let flow = |number: &str| format!("[{number}]");
+        let here = self.flow.as_deref().map(flow).unwrap_or_else(|| "the text".to_owned());
+        let hop = self.hops + 1;
+        match (&one, &other) {
+            (Some(Line::Hop(place, was)), Some(Line::Hop(same, is))) if place == same => {
+                let (was, is) = unlike(was, is);
+                (format!("{here} hop {hop}, at {place}"), was, is)
+            }
+            (Some(Line::Header(number, was)), Some(Line::Header(same, is))) if number == same => {
+                let (was, is) = unlike(was, is);
+                (format!("{} as first seen", flow(number)), was, is)
+            }
+            (Some(Line::Verdict(was)), Some(Line::Verdict(is))) => {
+                (format!("{here} verdict"), Some((*was).to_owned()), Some((*is).to_owned()))
+            }
+            (Some(Line::Other(was)), Some(Line::Other(is))) if !self.columns.is_empty() => self.cell(was, is),
+            (Some(Line::Hop(..)), _) | (_, Some(Line::Hop(..))) => {
+                (format!("{here} hop {hop}"), one.map(summary), other.map(summary))
+            }
+            _ => (format!("after {here}"), one.map(summary), other.map(summary)),
+        }
+    }
+
+    fn cell(&self, was: &[&str], is: &[&str]) -> (String, Option<String>, Option<String>) {
+        let at = was.iter().zip(is).take_while(|(was, is)| was == is).count();
+        let row = if at == 0 { "rows".to_owned() } else { format!("row {}", was.first().unwrap_or(&"")) };
+        let column = self.columns.get(at).map(String::as_str).unwrap_or("?");
+        let cell = |cells: &[&str]| cells.get(at).map(|cell| (*cell).to_owned());
+        (format!("{row}, column {column}"), cell(was), cell(is))
+    }
+}
+
+fn summary(line: Line<'_>) -> String {
+    match line {
+        Line::Header(number, fields) => format!("[{number}] {}", fields.first().unwrap_or(&"")),
+        Line::Hop(place, _) => place,
+        Line::Verdict(verdict) => verdict.to_owned(),
+        Line::Other(fields) => fields.join("  "),
+    }
+}
+
+/// The first field of each that the other does not have; if only one has such a field, its namesake in the other.
+fn unlike(was: &[&str], is: &[&str]) -> (Option<String>, Option<String>) {
+    let word = |field: &str| field.split(' ').next().map(str::to_owned);
+    let missing = was.iter().find(|field| !is.contains(field));
+    let added = match missing {
+        Some(missing) => is.iter().find(|field| !was.contains(field) && word(field) == word(missing)),
+        None => is.iter().find(|field| !was.contains(field)),
+    };
+    (missing.map(|field| (*field).to_owned()), added.map(|field| (*field).to_owned()))
+}

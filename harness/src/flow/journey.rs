@@ -1,0 +1,398 @@
+//! All that one probe set off, put together.
+
+use std::collections::BTreeMap;
+
+use super::hop::{Located, group};
+use super::sort::{DatagramId, claim};
+use super::verdict::Ledger;
+use super::walk::{departure, walks};
+use super::{
+    Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict,
+};
+use crate::capture::frame::{Direction, Role};
+use crate::packet::icmp::Kind;
+use crate::packet::{Icmp, Packet, Payload};
+
+/// Numbers flows through a case, in the order of cause and effect.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Numbering {
+    given: u32,
+}
+
+impl Numbering {
+    /// The next flow's number: 1 first.
+    pub fn give(&mut self) -> u32 {
+        self.given = self.given.saturating_add(1);
+        self.given
+    }
+}
+
+/// One packet's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Its number in the case.
+    pub number: u32,
+    /// What it is to the probe.
+    pub part: Part,
+    /// The flow that it is about, if it is an error.
+    pub about: Option<u32>,
+    /// Who made it, if it is an error and that can be told.
+    pub origin: Option<Origin>,
+    /// Where it passed, in path order.
+    pub hops: Vec<Hop>,
+    /// How its way ends.
+    pub end: End,
+    /// Ways of its copies.
+    pub branches: Vec<Branch>,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// Who made an ICMP error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The host.
+    pub host: String,
+    /// What part of it.
+    pub place: Place,
+}
+
+/// The way of a copy, or of what was found apart from the way that the topology explains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// The hop of the flow that it leaves from, by index; none if it is from nowhere.
+    pub after: Option<usize>,
+    /// Whether it passes a point that the flow passed before.
+    pub again: bool,
+    /// Where it passed.
+    pub hops: Vec<Hop>,
+    /// How its way ends.
+    pub end: End,
+}
+
+/// What became of one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journey {
+    /// The probe.
+    pub probe: Probe,
+    /// The request, its reply, and ICMP errors.
+    pub flows: Vec<Flow>,
+    /// Drops that no flow accounts for.
+    pub unattributed: Vec<Dropped>,
+    /// ICMP errors that relays counted as sent and no point recorded.
+    pub unseen: Vec<IcmpSent>,
+    /// What the sender's socket received.
+    pub answers: Vec<Answer>,
+}
+
+impl Journey {
+    /// Puts together what became of a probe.
+    pub fn reconstruct(map: &Map, observation: &Observation, numbering: &mut Numbering) -> Self {
+        let mut parts = located(map, observation);
+        let request = parts.remove(&Part::Request).unwrap_or_default();
+        let from = observation.probe.from.as_str();
+        let mut drafts = vec![Draft::new(Part::Request, walks(map, group(request), Some(from)))];
+        if let Some(reply) = parts.remove(&Part::Reply) {
+            drafts.push(Draft::new(Part::Reply, walks(map, group(reply), None)));
+        }
+        let mut errors = Vec::new();
+        for (part, seen) in parts {
+            errors.extend(Draft::apart(part, walks(map, group(seen), None)));
+        }
+        let path: Vec<String> =
+            drafts.iter().flat_map(|draft| &draft.hops).map(|hop| hop.point.host.clone()).collect();
+        errors.sort_by_key(|draft| (draft.about(), draft.origin_in(&path), draft.part));
+        drafts.extend(errors);
+        Self::conclude(map, observation, numbering, drafts)
+    }
+
+    /// Whether anything happened that nothing accounts for.
+    #[must_use]
+    pub fn is_unexplained(&self) -> bool {
+        self.flows.iter().any(Flow::is_unexplained)
+    }
+
+    /// The probe's own flow.
+    #[must_use]
+    pub fn request(&self) -> Option<&Flow> {
+        self.flows.iter().find(|flow| flow.part == Part::Request)
+    }
+
+    fn conclude(map: &Map, observation: &Observation, numbering: &mut Numbering, drafts: Vec<Draft>) -> Self {
+        let mut ledger = Ledger::new(observation);
+        let mut unseen = observation.icmp_sent.clone();
+        let mut flows: Vec<Flow> = Vec::new();
+        for mut draft in drafts {
+            let about = draft.about().and_then(|about| {
+                let part = if about == Quoted::Reply { Part::Reply } else { Part::Request };
+                flows.iter().find(|flow| flow.part == part).map(|flow| flow.number)
+            });
+            // A relay may hand its error to the kernel by a raw socket; its counter tells whose it was.
+            if let (Part::Error { kind, .. }, Some(origin)) = (draft.part, &mut draft.origin)
+                && discount(&mut unseen, &origin.host, kind)
+                && origin.place == Place::Kernel
+            {
+                origin.place = Place::RelayOutbound;
+            }
+            flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
+        }
+        let refusals: Vec<Option<End>> = flows.iter().map(|flow| refusal(&flows, flow)).collect();
+        for (flow, refusal) in flows.iter_mut().zip(refusals) {
+            flow.end = refusal.unwrap_or_else(|| flow.end.clone());
+        }
+        let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
+        for (flow, verdict) in flows.iter_mut().zip(verdicts) {
+            flow.verdict = verdict;
+        }
+        unseen.retain(|sent| sent.count > 0);
+        Self {
+            probe: observation.probe.clone(),
+            flows,
+            unattributed: ledger.dropped,
+            unseen,
+            answers: observation.answers.clone(),
+        }
+    }
+}
+
+impl Flow {
+    /// Whether it or a copy of it was lost and nothing accounts for that.
+    #[must_use]
+    pub fn is_unexplained(&self) -> bool {
+        let lost = |branch: &Branch| branch.end == End::Open { fault: None };
+        self.verdict.is_unexplained() || self.branches.iter().any(lost)
+    }
+}
+
+/// A flow before it is known how it ended.
+struct Draft {
+    part: Part,
+    origin: Option<Origin>,
+    hops: Vec<Hop>,
+    copies: Vec<Vec<Hop>>,
+}
+
+impl Draft {
+    fn new(part: Part, walks: Vec<Vec<Hop>>) -> Self {
+        let mut walks = walks.into_iter();
+        let hops = walks.next().unwrap_or_default();
+        let origin = match part {
+            Part::Error { .. } => hops.first().and_then(origin),
+            Part::Request | Part::Reply => None,
+        };
+        Self { part, origin, hops, copies: walks.collect() }
+    }
+
+    /// One flow for each host that made such an error.
+    fn apart(part: Part, walks: Vec<Vec<Hop>>) -> Vec<Self> {
+        let mut by_source: Vec<Vec<Vec<Hop>>> = Vec::new();
+        let source = |walk: &Vec<Hop>| walk.first().and_then(Hop::inner).map(|packet| packet.source);
+        for walk in walks {
+            match by_source.iter_mut().find(|others| others.first().and_then(source) == source(&walk)) {
+                Some(others) => others.push(walk),
+                None => by_source.push(vec![walk]),
+            }
+        }
+        by_source.into_iter().map(|walks| Self::new(part, walks)).collect()
+    }
+
+    fn about(&self) -> Option<Quoted> {
+        match self.part {
+            Part::Error { about, .. } => Some(about),
+            Part::Request | Part::Reply => None,
+        }
+    }
+
+    fn origin_in(&self, path: &[String]) -> Option<usize> {
+        let origin = self.origin.as_ref()?;
+        path.iter().position(|host| *host == origin.host)
+    }
+
+    fn finish(self, map: &Map, ledger: &mut Ledger<'_>, number: u32, about: Option<u32>) -> Flow {
+        let end = ledger.settle(map, self.hops.last());
+        let mut branches: Vec<Branch> = Vec::new();
+        for hops in self.copies {
+            let seen = |hop: &Hop| {
+                let before = self.hops.iter().chain(branches.iter().flat_map(|branch| &branch.hops));
+                before.into_iter().any(|other| other.passes_same_point(hop))
+            };
+            let again = hops.iter().any(seen);
+            let after = hops.first().and_then(|start| departure(map, &self.hops, start));
+            let end = ledger.settle(map, hops.last());
+            branches.push(Branch { after, again, hops, end });
+        }
+        let verdict = Verdict::Lost { after: self.hops.last().map(Hop::place), fault: None };
+        Flow { number, part: self.part, about, origin: self.origin, hops: self.hops, end, branches, verdict }
+    }
+}
+
+/// The probe's packets by what they are to it.
+fn located(map: &Map, observation: &Observation) -> BTreeMap<Part, Vec<Located>> {
+    let mut parts: BTreeMap<Part, Vec<Located>> = BTreeMap::new();
+    let mut datagrams = BTreeMap::new();
+    let mut open = Vec::new();
+    for frame in &observation.frames {
+        let Packet::Ipv4(packet) = Packet::parse(frame, map.port) else { continue };
+        let part = claim(&observation.probe, &packet);
+        let sighting = Sighting { at: frame.at, packet };
+        let located = Located { point: frame.point.clone(), direction: frame.direction, sighting };
+        match part {
+            Some(part) => {
+                datagrams.extend(DatagramId::levels(&located.sighting.packet).map(|id| (id, part)));
+                parts.entry(part).or_default().push(located);
+            }
+            None => open.push(located),
+        }
+    }
+    for located in open {
+        let part = DatagramId::levels(&located.sighting.packet).find_map(|id| datagrams.get(&id).copied());
+        if let Some(part) = part {
+            parts.entry(part).or_default().push(located);
+        }
+    }
+    parts
+}
+
+/// Who made a packet that was first seen at `hop`.
+fn origin(hop: &Hop) -> Option<Origin> {
+    let place = match (hop.point.role, hop.direction) {
+        (Role::Tunnel, Direction::In) => Place::RelayOutbound,
+        (Role::Underlay, Direction::Out) if hop.encapsulated() => Place::RelayInbound,
+        (_, Direction::Out) => Place::Kernel,
+        (_, Direction::In) => return None,
+    };
+    Some(Origin { host: hop.point.host.clone(), place })
+}
+
+/// Takes one error off what relays counted as sent, and tells whether there was one.
+fn discount(unseen: &mut [IcmpSent], host: &str, kind: Kind) -> bool {
+    let counted = unseen.iter_mut().find(|sent| {
+        sent.host == host && sent.count > 0 && kind.name().is_some_and(|name| name == sent.name)
+    });
+    if let Some(sent) = counted {
+        sent.count -= 1;
+        return true;
+    }
+    false
+}
+
+/// The verdict, by the sockets' word first, then by what was recorded.
+fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
+    match flow.part {
+        Part::Request => judge_request(map, observation, flows, flow),
+        Part::Reply => {
+            let times = replies(observation);
+            if times > 0 {
+                Verdict::Delivered { times, answer: None }
+            } else {
+                rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
+            }
+        }
+        Part::Error { kind, .. } => {
+            let to_sender = |answer: &&Answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(flow, *from));
+            let times = observation.answers.iter().filter(to_sender).count();
+            let target =
+                flow.hops.first().and_then(Hop::inner).and_then(|packet| map.host_of(packet.destination));
+            match &flow.end {
+                _ if times > 0 => {
+                    Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None }
+                }
+                End::Reached { host } if *host != observation.probe.from && target == Some(host.as_str()) => {
+                    Verdict::Received { host: host.clone() }
+                }
+                _ => by_end(flow),
+            }
+        }
+    }
+}
+
+fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> Verdict {
+    let refusal = observation.answers.iter().find_map(|answer| match answer {
+        Answer::NotSent { why } => Some(why.clone()),
+        _ => None,
+    });
+    if let (Some(why), []) = (refusal, &flow.hops[..]) {
+        return Verdict::NotSent { why };
+    }
+    let answer = flows.iter().find(|flow| flow.part == Part::Reply).map(|flow| flow.number);
+    match observation.received {
+        Some(times @ 1..) => return Verdict::Delivered { times, answer },
+        None if answer.is_some() || replies(observation) > 0 => {
+            return Verdict::Delivered { times: 1, answer };
+        }
+        _ => {}
+    }
+    let told = || {
+        observation.answers.iter().find_map(|answer| match answer {
+            Answer::Error { kind, from } => {
+                Some(Verdict::Failed { error: format!("{kind} from {}", map.label(*from)) })
+            }
+            _ => None,
+        })
+    };
+    rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(flow))
+}
+
+/// How often the sender's socket received a reply.
+fn replies(observation: &Observation) -> u32 {
+    let replies = observation.answers.iter().filter(|answer| matches!(answer, Answer::Reply { .. })).count();
+    u32::try_from(replies).unwrap_or(u32::MAX)
+}
+
+/// Whether an error comes from an address, at the last point that it was seen at.
+fn is_from(flow: &Flow, address: std::net::Ipv4Addr) -> bool {
+    flow.hops.last().and_then(Hop::inner).is_some_and(|packet| packet.source == address)
+}
+
+/// The errors about a flow that were meant for its sender, if any.
+fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<Verdict> {
+    let errors: Vec<&Flow> =
+        flows.iter().filter(|error| error.about == Some(flow.number) && !is_about_tunnel(error)).collect();
+    let arrived = errors.iter().any(|error| {
+        let Part::Error { kind, .. } = error.part else { return false };
+        observation.answers.iter().any(
+            |answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(error, *from)),
+        )
+    });
+    (!errors.is_empty())
+        .then(|| Verdict::Rejected { by: errors.iter().map(|error| error.number).collect(), arrived })
+}
+
+/// Whether an error is about the tunnel datagram that the flow was in, and so is for the node that sent that.
+fn is_about_tunnel(error: &Flow) -> bool {
+    let packet = error.hops.first().and_then(Hop::inner);
+    packet.is_some_and(|packet| match &packet.payload {
+        Payload::Icmp(Icmp::Error { quote: Some(quote), .. }) => quote.tunnelled().is_some(),
+        _ => false,
+    })
+}
+
+/// The end of a flow at the host that made an error about it, where no drop was counted.
+fn refusal(flows: &[Flow], flow: &Flow) -> Option<End> {
+    let last = flow.hops.last()?;
+    let made_there = |error: &&Flow| {
+        error.about == Some(flow.number)
+            && error.origin.as_ref().is_some_and(|origin| origin.host == last.point.host)
+    };
+    match (flows.iter().find(made_there)?, &flow.end) {
+        (_, End::Dropped { .. }) => None,
+        (Flow { part: Part::Error { kind, .. }, origin: Some(Origin { host, place }), .. }, _) => {
+            Some(End::Refused { host: host.clone(), place: *place, kind: *kind })
+        }
+        _ => None,
+    }
+}
+
+fn by_end(flow: &Flow) -> Verdict {
+    let after = flow.hops.last().map(Hop::place);
+    match &flow.end {
+        End::Dropped { host, place, reason } => {
+            Verdict::Dropped { host: host.clone(), place: *place, reason: reason.clone() }
+        }
+        End::Refused { host, place, kind } => {
+            Verdict::Dropped { host: host.clone(), place: *place, reason: kind.to_string() }
+        }
+        End::Reached { .. } | End::Astray { .. } => Verdict::Lost { after, fault: None },
+        End::Open { fault } => Verdict::Lost { after, fault: fault.clone() },
+    }
+}

@@ -1,0 +1,144 @@
+//! Which frame belongs to which probe, and what it is to it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+
+use super::{Key, Probe};
+use crate::capture::frame::Frame;
+use crate::packet::icmp::Kind;
+use crate::packet::marker::{self, Marked};
+use crate::packet::{Icmp, Ipv4, Packet, Payload};
+
+/// What a packet is to its probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The probe itself.
+    Request,
+    /// The answer of the host that it was for.
+    Reply,
+    /// An ICMP error.
+    Error {
+        /// What it is about.
+        about: Quoted,
+        /// Type and code.
+        kind: Kind,
+    },
+}
+
+/// What an ICMP error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Quoted {
+    /// The probe.
+    Request,
+    /// Its reply.
+    Reply,
+}
+
+/// Frames by the probe that they belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sorted {
+    /// Each probe's frames, by its number.
+    pub probes: BTreeMap<u32, Vec<Frame>>,
+    /// Frames of no probe.
+    pub rest: Vec<Frame>,
+}
+
+/// Shares out one recording among many probes. `port` is the tunnel's.
+#[must_use]
+pub fn sort(probes: &[Probe], frames: Vec<Frame>, port: u16) -> Sorted {
+    let by_number: HashMap<u32, &Probe> = probes.iter().map(|probe| (probe.number, probe)).collect();
+    let mut datagrams = HashMap::new();
+    let mut sorted = Sorted::default();
+    let mut open = Vec::new();
+    for frame in frames {
+        let packet = Packet::parse(&frame, port);
+        let owner = packet.ipv4().and_then(|packet| match packet.marker() {
+            Some(number) => by_number.get(&number).copied(),
+            None => probes.iter().find(|probe| claim(probe, packet).is_some()),
+        });
+        match (owner, packet) {
+            (Some(probe), Packet::Ipv4(packet)) => {
+                datagrams.extend(DatagramId::levels(&packet).map(|id| (id, probe.number)));
+                sorted.probes.entry(probe.number).or_default().push(frame);
+            }
+            (_, packet) => open.push((frame, packet)),
+        }
+    }
+    for (frame, packet) in open {
+        let owner =
+            packet.ipv4().and_then(|packet| DatagramId::levels(packet).find_map(|id| datagrams.get(&id)));
+        match owner {
+            Some(number) => sorted.probes.entry(*number).or_default().push(frame),
+            None => sorted.rest.push(frame),
+        }
+    }
+    sorted
+}
+
+/// What tells which fragments belong together (RFC 791).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct DatagramId {
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    id: u16,
+}
+
+impl DatagramId {
+    fn of(packet: &Ipv4) -> Option<Self> {
+        packet.fragment.is_some().then_some(Self {
+            source: packet.source,
+            destination: packet.destination,
+            protocol: packet.protocol,
+            id: packet.id,
+        })
+    }
+
+    /// The datagrams that a packet is a fragment of, from the outermost to the innermost.
+    pub(super) fn levels(packet: &Ipv4) -> impl Iterator<Item = Self> + '_ {
+        std::iter::successors(Some(packet), |packet| packet.tunnelled()).filter_map(Self::of)
+    }
+}
+
+/// What a packet is to a probe, if it can be told from the packet alone (a later fragment needs its first).
+pub(super) fn claim(probe: &Probe, packet: &Ipv4) -> Option<Part> {
+    match &packet.innermost().payload {
+        Payload::Icmp(Icmp::Error { kind, quote: Some(quote), .. }) => {
+            let about = claim_message(probe, quote.innermost(), true)?;
+            Some(Part::Error { about, kind: *kind })
+        }
+        _ => claim_message(probe, packet.innermost(), false).map(|about| match about {
+            Quoted::Request => Part::Request,
+            Quoted::Reply => Part::Reply,
+        }),
+    }
+}
+
+fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
+    let markless = quoted || usize::from(packet.payload_len()) < 8 + marker::LEN;
+    let mine = |marked: Option<Marked>, key: bool| match marked {
+        Some(marked) => marked.number == probe.number,
+        None => markless && key,
+    };
+    match (&packet.payload, probe.key) {
+        (
+            Payload::Icmp(Icmp::Echo { reply, id, seq, marked, .. }),
+            Key::Echo { id: own_id, seq: own_seq },
+        ) => {
+            let peer = if *reply { packet.source } else { packet.destination };
+            let key = (*id, *seq) == (own_id, own_seq) && peer == probe.to;
+            mine(*marked, key).then_some(if *reply { Quoted::Reply } else { Quoted::Request })
+        }
+        (Payload::Udp(udp), Key::Udp { source, destination }) => {
+            let ports = (udp.source, udp.destination);
+            let sent = ports == (source, destination) && packet.destination == probe.to;
+            let back = ports == (destination, source) && packet.source == probe.to;
+            let reply =
+                udp.source == destination && (udp.destination != destination || packet.source == probe.to);
+            mine(udp.marked, sent || back).then_some(if reply { Quoted::Reply } else { Quoted::Request })
+        }
+        // A probe in a tunnel datagram whose content is no packet: known by its marker only.
+        (Payload::Udp(udp), Key::Echo { .. }) => mine(udp.marked, false).then_some(Quoted::Request),
+        _ => None,
+    }
+}

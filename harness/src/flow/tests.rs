@@ -1,0 +1,6 @@
+//! Ladders of hand-made recordings.
+
+mod kit;
+mod ladders;
+mod losses;
+mod tables;

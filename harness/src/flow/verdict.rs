@@ -1,0 +1,232 @@
+//! How a flow ended, and why.
+
+use super::walk::is_for_neighbour;
+use super::{Dropped, Fault, FaultPlace, Hop, Map, Observation, Place};
+use crate::capture::frame::{Direction, Role};
+use crate::packet::icmp::Kind;
+
+/// How a flow ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The socket that it was for received it, or the kernel that it was for answered it.
+    Delivered {
+        /// How often, if more than once.
+        times: u32,
+        /// The flow that answers it.
+        answer: Option<u32>,
+    },
+    /// It reached a node's kernel that it was for: an error about a tunnel datagram.
+    Received {
+        /// The node.
+        host: String,
+    },
+    /// ICMP errors came of it.
+    Rejected {
+        /// Their flows.
+        by: Vec<u32>,
+        /// Whether the sender's socket received any of them.
+        arrived: bool,
+    },
+    /// The sender's socket was told of an error that no point recorded: its own kernel's, as a rule.
+    Failed {
+        /// The error: `host-unreachable from c1`.
+        error: String,
+    },
+    /// Dropped, and counted or answered to the node that had put it in the tunnel.
+    Dropped {
+        /// By which host.
+        host: String,
+        /// By what part of it.
+        place: Place,
+        /// The counter's name, or the error's.
+        reason: String,
+    },
+    /// Gone.
+    Lost {
+        /// Where it was last seen: `a eth0 >`; none if it was not seen at all.
+        after: Option<String>,
+        /// What was broken on purpose there; none leaves the loss unexplained.
+        fault: Option<String>,
+    },
+    /// The sender's kernel refused to send it.
+    NotSent {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Verdict {
+    /// Whether it is a loss that nothing accounts for, which fails a case.
+    #[must_use]
+    pub fn is_unexplained(&self) -> bool {
+        matches!(self, Self::Lost { fault: None, .. })
+    }
+
+    /// Whether the flow got where it was to go.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        matches!(self, Self::Delivered { .. } | Self::Received { .. })
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Delivered { times, answer } => {
+                f.write_str("delivered")?;
+                if *times > 1 {
+                    write!(f, " {times} times")?;
+                }
+                answer.map_or(Ok(()), |flow| write!(f, ", answered by [{flow}]"))
+            }
+            Self::Received { host } => write!(f, "received by {host}"),
+            Self::Rejected { by, arrived } => {
+                let by: Vec<String> = by.iter().map(|flow| format!("[{flow}]")).collect();
+                write!(f, "rejected by {}", by.join(" and "))?;
+                f.write_str(if *arrived { "" } else { ", which never arrived" })
+            }
+            Self::Dropped { host, place, reason } => {
+                write!(f, "dropped in {host}'s {}: {reason}", place.name())
+            }
+            Self::Lost { after, fault } => {
+                match after {
+                    Some(place) => write!(f, "lost after {place}")?,
+                    None => f.write_str("lost before it was seen")?,
+                }
+                write!(f, ": {}", fault.as_deref().unwrap_or("unexplained"))
+            }
+            Self::Failed { error } => write!(f, "failed at the sender: {error}"),
+            Self::NotSent { why } => write!(f, "not sent: {why}"),
+        }
+    }
+}
+
+/// How a packet's way ends, by what was recorded and counted; what sockets say comes on top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// At the host that it is for.
+    Reached {
+        /// The host.
+        host: String,
+    },
+    /// At a host that it is not for, which ignores it.
+    Astray {
+        /// The host.
+        host: String,
+    },
+    /// At a counted drop.
+    Dropped {
+        /// By which host.
+        host: String,
+        /// By what part of it.
+        place: Place,
+        /// The counter's name.
+        reason: String,
+    },
+    /// Where an ICMP error about it was made, with no drop counted.
+    Refused {
+        /// By which host.
+        host: String,
+        /// By what part of it.
+        place: Place,
+        /// Type and code of the error.
+        kind: Kind,
+    },
+    /// Nowhere.
+    Open {
+        /// What was broken on purpose there.
+        fault: Option<String>,
+    },
+}
+
+/// Drops that are not yet explained by a flow, and faults.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger<'a> {
+    pub(super) dropped: Vec<Dropped>,
+    faults: &'a [Fault],
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(observation: &'a Observation) -> Self {
+        let dropped = observation.dropped.iter().filter(|drop| drop.count > 0).cloned().collect();
+        Self { dropped, faults: &observation.faults }
+    }
+
+    /// The end of a way whose last sighting is `last`. Takes the drop that accounts for it off the ledger.
+    pub(super) fn settle(&mut self, map: &Map, last: Option<&Hop>) -> End {
+        let Some((last, packet)) = last.and_then(|last| Some((last, last.first()?))) else {
+            return End::Open { fault: self.faults.first().map(|fault| fault.what.clone()) };
+        };
+        let host = last.point.host.as_str();
+        if let Some(place) = relay_after(last)
+            && let Some(reason) = self.take(host, place, last)
+        {
+            return End::Dropped { host: host.to_owned(), place, reason };
+        }
+        let owner = map.host_of(packet.destination);
+        let arrived = last.direction == Direction::In && !last.encapsulated();
+        if arrived && owner == Some(host) {
+            return End::Reached { host: host.to_owned() };
+        }
+        let ahead = self.ahead(map, last);
+        let by_kernel =
+            ahead.into_iter().flatten().find_map(|host| Some((host, self.take(host, Place::Kernel, last)?)));
+        if let Some((host, reason)) = by_kernel {
+            return End::Dropped { host: host.to_owned(), place: Place::Kernel, reason };
+        }
+        let flooded = last.point.role == Role::Bridge && is_for_neighbour(map, last);
+        if arrived && (last.point.role == Role::Container || flooded) {
+            return End::Astray { host: host.to_owned() };
+        }
+        End::Open { fault: self.fault(map, last) }
+    }
+
+    /// The host that has the packet, and the one that it was about to reach.
+    fn ahead<'h>(&self, map: &'h Map, last: &'h Hop) -> [Option<&'h str>; 2] {
+        let next = match last.direction {
+            Direction::Out => last.first().and_then(|packet| map.host_of(packet.destination)),
+            Direction::In => None,
+        };
+        [Some(last.point.host.as_str()), next]
+    }
+
+    fn fault(&self, map: &Map, last: &Hop) -> Option<String> {
+        let ahead = self.ahead(map, last);
+        let on_underlay = last.point.role == Role::Underlay && last.direction == Direction::Out;
+        let explains = |fault: &&Fault| {
+            let near = ahead.contains(&Some(fault.host.as_str()));
+            near && match fault.place {
+                FaultPlace::Relay => relay_after(last).is_some() && last.point.host == fault.host,
+                FaultPlace::Underlay => on_underlay,
+                FaultPlace::Host => true,
+            }
+        };
+        self.faults.iter().find(explains).map(|fault| fault.what.clone())
+    }
+
+    /// Takes one drop of a place, of the reason that fits best: about TTLs only when the TTL is used up.
+    fn take(&mut self, host: &str, place: Place, last: &Hop) -> Option<String> {
+        let expired = last.inner().is_some_and(|packet| packet.ttl <= 1);
+        let of_place = self.dropped.iter_mut().filter(|drop| drop.host == host && drop.place == place);
+        let best = of_place.min_by_key(|drop| drop.reason.contains("ttl") != expired)?;
+        best.count -= 1;
+        let reason = best.reason.clone();
+        self.dropped.retain(|drop| drop.count > 0);
+        Some(reason)
+    }
+}
+
+/// The side of the relay that a packet enters after a hop.
+fn relay_after(hop: &Hop) -> Option<Place> {
+    match (hop.point.role, hop.direction, hop.encapsulated() || is_tunnel_junk(hop)) {
+        (Role::Tunnel, Direction::Out, _) => Some(Place::RelayOutbound),
+        (Role::Underlay, Direction::In, true) => Some(Place::RelayInbound),
+        _ => None,
+    }
+}
+
+fn is_tunnel_junk(hop: &Hop) -> bool {
+    use crate::packet::{Payload, Tunnelled, Udp};
+    hop.first()
+        .is_some_and(|packet| matches!(&packet.payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. })))
+}

@@ -1,0 +1,369 @@
+//! A lab: every host of a topology as a network namespace, wired, with etcd and the overlay's daemons running.
+//!
+//! Each node, container and etcd member is a namespace whose `eth0` is one end of a veth. The other ends of nodes and
+//! members are ports of the `underlay` bridge in a namespace of its own, the switch; those of containers are ports of
+//! their node's bridge.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::future::try_join_all;
+use ipnet::Ipv4Net;
+
+use crate::capture::frame::Role;
+use crate::capture::recorder::{self, Recorder};
+use crate::etcd;
+use crate::overlay::{self, Attachment, Daemon, Overlay, Site};
+use crate::sandbox::Sandbox;
+use crate::topology::{Container, Masquerade, Node, Topology};
+use crate::wait::TimedOut;
+
+pub mod host;
+mod quiet;
+mod registry;
+
+use host::Host;
+pub use quiet::Breach;
+
+/// The interface of every host on the network it is attached to.
+pub const INTERFACE: &str = "eth0";
+/// The key prefix in etcd: flannel's default.
+pub const PREFIX: &str = "/coreos.com/network";
+/// The switch's bridge.
+const SWITCH: &str = "underlay";
+/// Octets of a tunnel's headers: IPv4 and UDP.
+const ENCAPSULATION_LEN: u32 = 28;
+
+/// How labs are built.
+#[derive(Clone)]
+pub struct Workshop {
+    /// The process's namespaces.
+    pub sandbox: Sandbox,
+    /// What runs on the nodes.
+    pub overlay: Arc<dyn Overlay>,
+    /// How etcd runs.
+    pub etcd: etcd::Kind,
+}
+
+/// A running lab. Dropping it ends its processes and removes its namespaces.
+pub struct Lab {
+    /// What it was built from.
+    pub topology: Topology,
+    /// What its interfaces see.
+    pub recorder: Recorder,
+    workshop: Workshop,
+    dir: PathBuf,
+    hosts: BTreeMap<String, Host>,
+    daemons: BTreeMap<String, Box<dyn Daemon>>,
+    attachments: BTreeMap<String, Attachment>,
+    baselines: BTreeMap<String, quiet::Baseline>,
+    etcd: Option<etcd::Cluster>,
+}
+
+/// Why a lab could not be built or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A host.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// The overlay's daemon.
+    #[error(transparent)]
+    Overlay(#[from] overlay::Error),
+    /// The recording.
+    #[error(transparent)]
+    Recorder(#[from] recorder::Error),
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] etcd::Error),
+    /// A request to etcd.
+    #[error("{doing}: {source}")]
+    Registry {
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        source: Box<etcd_client::Error>,
+    },
+    /// What was awaited did not come.
+    #[error(transparent)]
+    TimedOut(#[from] TimedOut),
+    /// The lab's directory.
+    #[error("creating {path}: {source}")]
+    Dir {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// No such host.
+    #[error("there is no host `{name}` in this lab")]
+    NoHost {
+        /// The name asked for.
+        name: String,
+    },
+    /// A step that the lab's state does not allow.
+    #[error("{what}")]
+    State {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl From<crate::netlink::Error> for Error {
+    fn from(error: crate::netlink::Error) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl Lab {
+    /// Builds the hosts and links of `topology`, starts etcd and the daemons, and records every interface.
+    ///
+    /// # Errors
+    /// When any part cannot be had. What was built is removed again.
+    pub async fn build(workshop: &Workshop, topology: Topology) -> Result<Self, Error> {
+        let mut lab = Self::wire(workshop, topology).await?;
+        lab.start_etcd().await?;
+        let started: Vec<Node> = lab.topology.nodes.iter().filter(|node| node.starts).cloned().collect();
+        lab.start_daemons(&started).await?;
+        Ok(lab)
+    }
+
+    /// Builds only hosts and links: nothing runs in them yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses any part.
+    pub async fn wire(workshop: &Workshop, topology: Topology) -> Result<Self, Error> {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let dir = workshop.sandbox.dir().join(format!("lab{}", LABS.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Dir { path: dir.clone(), source })?;
+        let mut lab = Self {
+            recorder: Recorder::new(topology.port),
+            topology,
+            workshop: workshop.clone(),
+            dir,
+            hosts: BTreeMap::new(),
+            daemons: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            baselines: BTreeMap::new(),
+            etcd: None,
+        };
+        let switch = lab.add_host(SWITCH).await?;
+        switch.netlink.add_bridge(SWITCH).await?;
+        for node in lab.topology.nodes.clone() {
+            lab.wire_node(&switch, &node).await?;
+        }
+        for container in lab.topology.containers.clone() {
+            lab.wire_container(&container).await?;
+        }
+        Ok(lab)
+    }
+
+    /// The directory of the lab's files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A host by name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn host(&self, name: &str) -> Result<&Host, Error> {
+        self.hosts.get(name).ok_or_else(|| Error::NoHost { name: name.to_owned() })
+    }
+
+    /// All hosts, the switch among them, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+
+    /// What the overlay gave a node, at the last start of its daemon.
+    pub fn attachment(&self, node: &str) -> Option<&Attachment> {
+        self.attachments.get(node)
+    }
+
+    /// The daemons that run, with their nodes' names.
+    pub fn daemons(&mut self) -> impl Iterator<Item = (&str, &mut Box<dyn Daemon>)> {
+        self.daemons.iter_mut().map(|(node, daemon)| (node.as_str(), daemon))
+    }
+
+    /// Whether a node's daemon was started and not ended by the lab.
+    pub fn runs(&self, node: &str) -> bool {
+        self.daemons.contains_key(node)
+    }
+
+    async fn add_host(&mut self, name: &str) -> Result<Host, Error> {
+        let host = Host::create(name, &self.dir.join("netns")).await?;
+        self.hosts.insert(name.to_owned(), host.clone());
+        Ok(host)
+    }
+
+    /// Joins a host to the switch and gives it an address on the underlay.
+    async fn join_underlay(&self, switch: &Host, host: &Host, address: Ipv4Addr) -> Result<(), Error> {
+        let mtu = self.topology.mtu;
+        switch.netlink.add_veth(host.name(), Some(SWITCH), mtu, (&host.namespace, INTERFACE)).await?;
+        host.netlink.add_address(INTERFACE, prefix(address, self.topology.underlay)).await?;
+        host.netlink.set_up(INTERFACE, true).await?;
+        Ok(())
+    }
+
+    async fn wire_node(&mut self, switch: &Host, node: &Node) -> Result<(), Error> {
+        let host = self.add_host(&node.name).await?;
+        host.set("net.ipv4.ip_forward", "1")?;
+        self.join_underlay(switch, &host, node.address).await?;
+        let bridge = self.topology.bridge.clone();
+        host.netlink.add_bridge(&bridge).await?;
+        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Underlay), (&bridge, Role::Bridge)])?)
+    }
+
+    async fn wire_container(&mut self, container: &Container) -> Result<(), Error> {
+        let host = self.add_host(&container.name).await?;
+        let node = self.host(&container.node)?.clone();
+        let mtu = self.topology.mtu.saturating_sub(ENCAPSULATION_LEN);
+        let bridge = Some(self.topology.bridge.as_str());
+        node.netlink.add_veth(&container.name, bridge, mtu, (&host.namespace, INTERFACE)).await?;
+        host.netlink.set_up(INTERFACE, true).await?;
+        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Container)])?)
+    }
+
+    /// Starts the daemons of several nodes at once.
+    ///
+    /// # Errors
+    /// When one does not become ready.
+    pub async fn start_daemons(&mut self, nodes: &[Node]) -> Result<(), Error> {
+        if let Some(node) = nodes.iter().find(|node| self.runs(&node.name)) {
+            return Err(Error::State { what: format!("the daemon on {} runs already", node.name) });
+        }
+        let endpoints = self.endpoints();
+        for node in nodes {
+            let baseline = self.baseline(&node.name)?;
+            self.baselines.insert(node.name.clone(), baseline);
+        }
+        let starts = nodes.iter().map(|node| self.start_daemon(node, &endpoints));
+        let daemons = try_join_all(starts).await?;
+        for (node, daemon) in nodes.iter().zip(daemons) {
+            let attachment = daemon.attachment().clone();
+            self.attach(node, &attachment).await?;
+            self.attachments.insert(node.name.clone(), attachment);
+            self.daemons.insert(node.name.clone(), daemon);
+        }
+        self.wait_for_registry().await
+    }
+
+    async fn start_daemon(&self, node: &Node, endpoints: &[String]) -> Result<Box<dyn Daemon>, Error> {
+        let site = Site {
+            node: &node.name,
+            namespace: &self.host(&node.name)?.namespace,
+            interface: INTERFACE,
+            dir: &self.dir.join(&node.name),
+            network: self.topology.network,
+            subnet: node.subnet,
+            endpoints,
+            prefix: PREFIX,
+        };
+        Ok(self.workshop.overlay.start(site).await?)
+    }
+
+    /// Does for a node what Docker or a CNI plugin does with `subnet.env`: addresses for the bridge and the containers.
+    async fn attach(&mut self, node: &Node, attachment: &Attachment) -> Result<(), Error> {
+        let host = self.host(&node.name)?.clone();
+        if self.attachments.get(&node.name) == Some(attachment) {
+            return Ok(());
+        }
+        let subnet = attachment.subnet;
+        let gateway = address(subnet, 1);
+        let bridge = self.topology.bridge.clone();
+        host.netlink.flush_addresses(&bridge).await?;
+        host.netlink.set_mtu(&bridge, attachment.mtu).await?;
+        host.netlink.add_address(&bridge, prefix(gateway, subnet)).await?;
+        let containers = self.topology.containers.iter().filter(|container| container.node == node.name);
+        for (container, offset) in containers.zip(2..) {
+            let inside = self.host(&container.name)?;
+            host.netlink.set_mtu(&container.name, attachment.mtu).await?;
+            inside.netlink.set_mtu(INTERFACE, attachment.mtu).await?;
+            inside.netlink.flush_addresses(INTERFACE).await?;
+            inside.netlink.add_address(INTERFACE, prefix(address(subnet, offset), subnet)).await?;
+            inside.netlink.add_default_route(gateway).await?;
+        }
+        match self.topology.masquerade {
+            Masquerade::None => Ok(()),
+            Masquerade::Docker => Ok(host.run("nft", &["-f", "-"], &docker_rules(&bridge, subnet))?),
+        }
+    }
+
+    /// Asks a node's daemon to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub async fn stop_daemon(&mut self, node: &str) -> Result<std::process::ExitStatus, Error> {
+        let mut daemon = self.take_daemon(node)?;
+        let status = daemon.stop().await?;
+        Ok(status)
+    }
+
+    /// Kills a node's daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_daemon(&mut self, node: &str) -> Result<(), Error> {
+        let mut daemon = self.take_daemon(node)?;
+        daemon.kill().await?;
+        Ok(())
+    }
+
+    fn take_daemon(&mut self, node: &str) -> Result<Box<dyn Daemon>, Error> {
+        self.daemons
+            .remove(node)
+            .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })
+    }
+
+    /// Ends everything that runs in the lab, and waits until it has.
+    pub async fn down(mut self) {
+        for daemon in self.daemons.values_mut() {
+            if let Err(error) = daemon.kill().await {
+                tracing::warn!(%error, "daemon not ended");
+            }
+        }
+        if let Some(cluster) = self.etcd.take()
+            && let Err(error) = cluster.shutdown().await
+        {
+            tracing::warn!(%error, "etcd not ended");
+        }
+    }
+
+    /// Sets a host's `eth0` up or down.
+    ///
+    /// # Errors
+    /// When there is no such host or the kernel refuses.
+    pub async fn set_link(&self, host: &str, up: bool) -> Result<(), Error> {
+        Ok(self.host(host)?.netlink.set_up(INTERFACE, up).await?)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.daemons.clear();
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::debug!(dir = %self.dir.display(), %error, "lab directory not removed");
+        }
+    }
+}
+
+/// The `offset`-th address of a subnet.
+fn address(subnet: Ipv4Net, offset: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()).saturating_add(offset))
+}
+
+/// An address with the length of the network it is in.
+fn prefix(address: Ipv4Addr, network: Ipv4Net) -> Ipv4Net {
+    Ipv4Net::new_assert(address, network.prefix_len())
+}
+
+/// Docker's rule for its default bridge: `-t nat -A POSTROUTING -s SUBNET ! -o docker0 -j MASQUERADE`.
+fn docker_rules(bridge: &str, subnet: Ipv4Net) -> String {
+    format!(
+        "table ip docker\ndelete table ip docker\ntable ip docker {{\n  chain postrouting {{\n    type nat hook \
+         postrouting priority srcnat\n    ip saddr {subnet} oifname != \"{bridge}\" masquerade\n  }}\n}}\n"
+    )
+}

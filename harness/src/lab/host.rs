@@ -1,0 +1,172 @@
+//! One network namespace of a lab with the netlink socket that configures it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use crate::netlink::{self, Netlink};
+use crate::netns::{self, Namespace};
+
+/// A node, container, etcd member, or the switch between them.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its links, addresses and routes.
+    pub netlink: Netlink,
+}
+
+/// What could not be set up in a host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The namespace.
+    #[error(transparent)]
+    Namespace(#[from] netns::Error),
+    /// Links, addresses or routes.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// A kernel setting.
+    #[error("setting {key} = {value} in `{host}`: {source}")]
+    Sysctl {
+        /// The host.
+        host: String,
+        /// The setting, as sysctl(8) writes it.
+        key: String,
+        /// The value.
+        value: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A program that configures the kernel.
+    #[error("running `{command}` in `{host}`: {why}{}", if *.missing { "\nInstall it: ci/suites does." } else { "" })]
+    Program {
+        /// The host.
+        host: String,
+        /// The program with its arguments.
+        command: String,
+        /// What went wrong.
+        why: String,
+        /// Whether the program is not installed.
+        missing: bool,
+    },
+}
+
+/// Settings that make every host behave the same on every machine, whatever the machine's own defaults.
+const SETTINGS: &[(&str, &str)] = &[
+    // The overlay is IPv4; router solicitations and the like would only be noise in the recordings.
+    ("net.ipv6.conf.all.disable_ipv6", "1"),
+    ("net.ipv6.conf.default.disable_ipv6", "1"),
+    ("net.ipv4.conf.all.rp_filter", "0"),
+    ("net.ipv4.conf.default.rp_filter", "0"),
+    ("net.ipv4.conf.all.accept_redirects", "0"),
+    ("net.ipv4.conf.default.accept_redirects", "0"),
+    ("net.ipv4.conf.all.send_redirects", "0"),
+    ("net.ipv4.conf.default.send_redirects", "0"),
+    // The kernel's limit on its own ICMP errors would make what a probe learns depend on its neighbours in time.
+    ("net.ipv4.icmp_ratelimit", "0"),
+];
+
+/// Settings that exist only with some kernels or modules, or may be set only by the machine's root.
+const SETTINGS_WHERE_PRESENT: &[(&str, &str)] = &[
+    ("net.ipv4.icmp_msgs_per_sec", "1000000"),
+    ("net.ipv4.icmp_msgs_burst", "1000000"),
+    // With br_netfilter loaded, a bridge's frames would run through the node's IP rules.
+    ("net.bridge.bridge-nf-call-iptables", "0"),
+    ("net.bridge.bridge-nf-call-arptables", "0"),
+];
+
+impl Host {
+    /// Creates a namespace, with loopback up.
+    ///
+    /// # Errors
+    /// When the kernel refuses any part.
+    pub async fn create(name: &str, dir: &Path) -> Result<Self, Error> {
+        Self::adopt(Namespace::create(name, dir)?).await
+    }
+
+    /// Makes a host of a namespace that exists.
+    ///
+    /// # Errors
+    /// When the kernel refuses any part.
+    pub async fn adopt(namespace: Namespace) -> Result<Self, Error> {
+        let netlink = Netlink::connect(&namespace)?;
+        let host = Self { namespace, netlink };
+        host.set_all(SETTINGS)?;
+        // Missing or fixed ones leave the kernel's default, which is harmless unless a case floods.
+        if let Err(error) = host.set_all(SETTINGS_WHERE_PRESENT) {
+            tracing::debug!(%error, "optional setting");
+        }
+        host.netlink.set_up("lo", true).await?;
+        Ok(host)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// Writes a kernel setting, named as sysctl(8) names it.
+    ///
+    /// # Errors
+    /// When there is no such setting or it may not be written.
+    pub fn set(&self, key: &str, value: &str) -> Result<(), Error> {
+        self.set_all(&[(key, value)])
+    }
+
+    fn set_all(&self, settings: &[(&str, &str)]) -> Result<(), Error> {
+        // /proc/sys/net shows the namespace of the thread that opens it.
+        self.namespace.run(|| {
+            for (key, value) in settings {
+                let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+                fs::write(path, value).map_err(|source| Error::Sysctl {
+                    host: self.name().to_owned(),
+                    key: (*key).to_owned(),
+                    value: (*value).to_owned(),
+                    source,
+                })?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// Runs a program in the host with `input` on its standard input, and waits for its success.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails: with what it wrote to standard error.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), Error> {
+        let error = |why: String, missing| Error::Program {
+            host: self.name().to_owned(),
+            command: format!("{program} {}", arguments.join(" ")),
+            why,
+            missing,
+        };
+        let mut child = self
+            .namespace
+            .command(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|cause| error(cause.to_string(), cause.kind() == io::ErrorKind::NotFound))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that does not read its input says why when it ends.
+            let _ = io::Write::write_all(&mut stdin, input.as_bytes());
+        }
+        let output = child.wait_with_output().map_err(|cause| error(cause.to_string(), false))?;
+        if ExitStatus::success(&output.status) {
+            return Ok(());
+        }
+        Err(error(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()), false))
+    }
+
+    /// What a program prints in the host, or why it does not.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.namespace.command(program);
+        match command.args(arguments).stdin(Stdio::null()).output() {
+            Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            Err(error) => format!("{program}: {error}"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The cluster's etcd as the lab itself uses it: the network configuration, leases written and removed by hand, and
+//! waiting until the daemons know of them.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use etcd_client::GetOptions;
+use ipnet::Ipv4Net;
+
+use super::{Error, Lab, PREFIX, SWITCH};
+use crate::etcd;
+use crate::topology::Topology;
+use crate::wait;
+
+/// From a change in etcd to its effect in every daemon.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// A lease as etcd has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The whole key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+    /// The etcd revision of its last change.
+    pub revision: i64,
+}
+
+impl Lab {
+    /// Starts the etcd members, each a host of the underlay, and writes the network configuration.
+    pub(super) async fn start_etcd(&mut self) -> Result<(), Error> {
+        if self.topology.members.is_empty() {
+            return Ok(());
+        }
+        let switch = self.host(SWITCH)?.clone();
+        let mut members = Vec::new();
+        for member in self.topology.members.clone() {
+            let host = self.add_host(&member.name).await?;
+            self.join_underlay(&switch, &host, member.address).await?;
+            members.push(etcd::MemberSpec {
+                name: member.name,
+                address: member.address,
+                namespace: host.namespace,
+            });
+        }
+        let cluster = etcd::Cluster::start(self.workshop.etcd, members, &self.dir.join("etcd")).await?;
+        self.etcd = Some(cluster);
+        self.client()
+            .await?
+            .put(format!("{PREFIX}/config"), self.network_config(), None)
+            .await
+            .map_err(registry("writing the network configuration"))?;
+        Ok(())
+    }
+
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        let endpoints = self.etcd.iter().flat_map(etcd::Cluster::endpoints);
+        endpoints.map(|endpoint| format!("http://{endpoint}")).collect()
+    }
+
+    fn network_config(&self) -> String {
+        let Topology { network, port, .. } = self.topology;
+        let subnet_len = self.topology.subnet_len();
+        let backend = format!("{{\"Type\":\"udp\",\"Port\":{port}}}");
+        format!("{{\"Network\":\"{network}\",\"SubnetLen\":{subnet_len},\"Backend\":{backend}}}")
+    }
+
+    /// A client of a running member, connected within that member's own namespace: the lab sees etcd whatever links a
+    /// case has cut.
+    async fn client(&self) -> Result<etcd_client::Client, Error> {
+        let members = self.etcd.iter().flat_map(etcd::Cluster::members);
+        let running = members.into_iter().find(|member| member.is_running());
+        let member =
+            running.ok_or_else(|| Error::State { what: "no etcd member runs in this lab".to_owned() })?;
+        Ok(etcd::client(member.namespace(), &[member.endpoint()]).await?)
+    }
+
+    /// All leases, in order of key.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
+        let options = GetOptions::new().with_prefix();
+        let found = self
+            .client()
+            .await?
+            .get(format!("{PREFIX}/subnets/"), Some(options))
+            .await
+            .map_err(registry("listing the leases"))?;
+        let lease = |pair: &etcd_client::KeyValue| Lease {
+            key: String::from_utf8_lossy(pair.key()).into_owned(),
+            value: String::from_utf8_lossy(pair.value()).into_owned(),
+            revision: pair.mod_revision(),
+        };
+        Ok(found.kvs().iter().map(lease).collect())
+    }
+
+    /// Writes a lease with no time to live, over whatever has its key, and waits until every daemon knows it.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or a daemon does not follow.
+    pub async fn put_lease(&mut self, subnet: Ipv4Net, owner: Ipv4Addr) -> Result<(), Error> {
+        let value = format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}");
+        let answer = self
+            .client()
+            .await?
+            .put(lease_key(subnet), value, None)
+            .await
+            .map_err(registry(format!("writing the lease of {subnet}")))?;
+        self.wait_for_revision(answer.header().map_or(0, |header| header.revision())).await
+    }
+
+    /// Removes a lease and waits until every daemon knows.
+    ///
+    /// # Errors
+    /// When there is no such lease, etcd does not answer, or a daemon does not follow.
+    pub async fn delete_lease(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
+        let answer = self
+            .client()
+            .await?
+            .delete(lease_key(subnet), None)
+            .await
+            .map_err(registry(format!("deleting the lease of {subnet}")))?;
+        if answer.deleted() == 0 {
+            return Err(Error::State { what: format!("there is no lease of {subnet} to delete") });
+        }
+        self.wait_for_revision(answer.header().map_or(0, |header| header.revision())).await
+    }
+
+    /// Waits until every daemon's routes reflect all leases.
+    pub(super) async fn wait_for_registry(&self) -> Result<(), Error> {
+        if self.etcd.is_none() {
+            return Ok(());
+        }
+        let newest = self.leases().await?.iter().map(|lease| lease.revision).max();
+        self.wait_for_revision(newest.unwrap_or(0)).await
+    }
+
+    /// Waits until every daemon's routes reflect etcd at `revision`.
+    async fn wait_for_revision(&self, revision: i64) -> Result<(), Error> {
+        for (node, daemon) in &self.daemons {
+            let awaited = format!("the daemon on {node} to know etcd's revision {revision}");
+            wait::until(&awaited, KNOWN_WITHIN, async || match daemon.counters().await {
+                Ok(Some(counters)) if counters.revision < revision => {
+                    Err(format!("it knows revision {}", counters.revision))
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until etcd says that `subnet` is `owner`'s, or nobody's, and the daemon on `node` knows.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn wait_for_route(
+        &self,
+        node: &str,
+        subnet: Ipv4Net,
+        owner: Option<Ipv4Addr>,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let daemon = self
+            .daemons
+            .get(node)
+            .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })?;
+        let awaited = match owner {
+            Some(owner) => format!("{node} to send {subnet} to {owner}"),
+            None => format!("{node} to have no route to {subnet}"),
+        };
+        wait::until(&awaited, within, async || {
+            let routes = daemon.routes().await.map_err(|error| error.to_string())?;
+            match (routes.get(&subnet), owner) {
+                (Some(found), Some(owner)) if *found == owner => Ok(()),
+                (None, None) => Ok(()),
+                (Some(found), _) => Err(format!("it sends it to {found}")),
+                (None, Some(_)) => Err("it has no route to it".to_owned()),
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Starts or stops an etcd member.
+    ///
+    /// # Errors
+    /// When it does not come up or end.
+    pub async fn set_member(&mut self, name: &str, up: bool) -> Result<(), Error> {
+        let cluster =
+            self.etcd.as_mut().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })?;
+        let member = cluster.member(name)?;
+        Ok(if up { member.start().await? } else { member.stop().await? })
+    }
+}
+
+/// The key of a subnet's lease (flannel pkg/subnet/subnet.go, `MakeSubnetKey`).
+fn lease_key(subnet: Ipv4Net) -> String {
+    format!("{PREFIX}/subnets/{}-{}", subnet.network(), subnet.prefix_len())
+}
+
+fn registry(doing: impl Into<String>) -> impl FnOnce(etcd_client::Error) -> Error {
+    let doing = doing.into();
+    |source| Error::Registry { doing, source: Box::new(source) }
+}

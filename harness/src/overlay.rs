@@ -1,0 +1,211 @@
+//! What the lab knows of an overlay: how to start it on a node, and what it says of itself.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use ipnet::Ipv4Net;
+
+use crate::netns::{self, Namespace};
+use crate::wait::TimedOut;
+
+mod metrics;
+pub mod relay;
+
+/// An overlay's kind: how it is started.
+pub trait Overlay: Send + Sync {
+    /// Starts its daemon on a node and waits until it is ready to forward.
+    fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>>;
+}
+
+/// Where a daemon is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// Its namespace.
+    pub namespace: &'a Namespace,
+    /// Its interface on the underlay.
+    pub interface: &'a str,
+    /// A directory for what the daemon keeps on this node; the same at every start.
+    pub dir: &'a Path,
+    /// The overlay's network.
+    pub network: Ipv4Net,
+    /// The subnet that the node is to have, as if it had had it before.
+    pub subnet: Ipv4Net,
+    /// The cluster's etcd endpoints, as URLs.
+    pub endpoints: &'a [String],
+    /// The key prefix in etcd.
+    pub prefix: &'a str,
+}
+
+/// A running daemon.
+pub trait Daemon: Send {
+    /// What it gave the node.
+    fn attachment(&self) -> &Attachment;
+
+    /// Its counters now, or none if this kind of overlay has no such thing.
+    fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>>;
+
+    /// Where it sends what is for each subnet of its peers.
+    fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>>;
+
+    /// How it exited, if it has.
+    fn exited(&mut self) -> Option<ExitStatus>;
+
+    /// Asks it to end, and waits until it has.
+    fn stop(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>>;
+
+    /// Ends it at once, with no chance to clean up, and waits until it has.
+    fn kill(&mut self) -> LocalBoxFuture<'_, Result<(), Error>>;
+
+    /// The last `lines` lines of its log.
+    fn log_tail(&self, lines: usize) -> String;
+}
+
+/// What a daemon gives its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The overlay's device.
+    pub device: String,
+    /// The node's subnet.
+    pub subnet: Ipv4Net,
+    /// MTU inside the overlay, in octets.
+    pub mtu: u32,
+}
+
+/// What a daemon counted since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets read from the overlay's device.
+    pub device_read: u64,
+    /// Datagrams sent to peers.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Packets written to the overlay's device.
+    pub device_written: u64,
+    /// Packets dropped, by direction and reason. Reasons that never occurred may be present as 0.
+    pub drops: BTreeMap<DropCause, u64>,
+    /// ICMP errors sent, by type.
+    pub icmp: BTreeMap<String, u64>,
+    /// The etcd revision that its routes reflect.
+    pub revision: i64,
+}
+
+/// Why, and on which way, a daemon dropped a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DropCause {
+    /// The packet's way through the daemon.
+    pub way: Way,
+    /// The daemon's name for the reason.
+    pub reason: String,
+}
+
+/// A packet's way through a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// From the overlay's device to a peer.
+    Outbound,
+    /// From a peer to the overlay's device.
+    Inbound,
+}
+
+impl Counters {
+    /// Packets dropped on one way.
+    pub fn dropped(&self, way: Way) -> u64 {
+        self.drops.iter().filter(|(cause, _)| cause.way == way).map(|(_, count)| count).sum()
+    }
+
+    /// Drops that were counted since `earlier`, with how many.
+    pub fn drops_since(&self, earlier: &Self) -> Vec<(DropCause, u64)> {
+        increases(&self.drops, &earlier.drops)
+    }
+
+    /// ICMP errors that were counted since `earlier`, by type, with how many.
+    pub fn icmp_since(&self, earlier: &Self) -> Vec<(String, u64)> {
+        increases(&self.icmp, &earlier.icmp)
+    }
+}
+
+/// What is higher now than before, with by how much.
+fn increases<K: Ord + Clone>(now: &BTreeMap<K, u64>, before: &BTreeMap<K, u64>) -> Vec<(K, u64)> {
+    let increase = |(key, count): (&K, &u64)| {
+        let increase = count.saturating_sub(before.get(key).copied().unwrap_or(0));
+        (increase > 0).then(|| (key.clone(), increase))
+    };
+    now.iter().filter_map(increase).collect()
+}
+
+/// Why a daemon did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its program was not found or could not be executed.
+    #[error(
+        "starting {program} on {node}: {source}\nBuild it with `cargo build -p relay`, or name it with --relay PATH."
+    )]
+    Program {
+        /// The program's path.
+        program: String,
+        /// The node.
+        node: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It ended by itself.
+    #[error("the daemon on {node} ended by itself ({status}) {when}; the end of its log:\n{log}")]
+    Exited {
+        /// The node.
+        node: String,
+        /// How.
+        status: ExitStatus,
+        /// In which phase.
+        when: &'static str,
+        /// The log's last lines.
+        log: String,
+    },
+    /// It did not become ready.
+    #[error("the daemon on {node}: {source}; the end of its log:\n{log}")]
+    NotReady {
+        /// The node.
+        node: String,
+        /// What was awaited.
+        source: TimedOut,
+        /// The log's last lines.
+        log: String,
+    },
+    /// It did not end.
+    #[error("the daemon on {node} did not end within {} s after SIGTERM; it was killed", .within.as_secs())]
+    NotStopped {
+        /// The node.
+        node: String,
+        /// How long it had.
+        within: Duration,
+    },
+    /// It could not be asked.
+    #[error("asking the daemon on {node} for {what}: {why}")]
+    Query {
+        /// The node.
+        node: String,
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// A file of the node.
+    #[error("{doing} on {node}: {source}")]
+    File {
+        /// The node.
+        node: String,
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The node's namespace.
+    #[error(transparent)]
+    Namespace(#[from] netns::Error),
+}

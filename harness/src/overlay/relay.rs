@@ -1,0 +1,354 @@
+//! The driver of `relay`: flags, files and metrics of one daemon a node.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use ipnet::Ipv4Net;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::sync::Mutex;
+
+use super::{Attachment, Counters, Daemon, Error, Overlay, Site};
+use crate::netns::Namespace;
+use crate::wait;
+
+/// Where the daemon serves `/readyz` and `/metrics`, in its node's namespace.
+const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8286);
+/// From start to ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// From SIGTERM to the end.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+/// One request to the daemon's status server.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// The `relay` daemon as an overlay.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    program: PathBuf,
+}
+
+impl Relay {
+    /// The overlay whose daemon is `program`.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into() }
+    }
+}
+
+impl Overlay for Relay {
+    fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>> {
+        async move { Ok(Box::new(Running::start(&self.program, site).await?) as Box<dyn Daemon>) }
+            .boxed_local()
+    }
+}
+
+/// One of the routes that the daemon lists on `/routes`.
+#[derive(Debug, serde::Deserialize)]
+struct RouteEntry {
+    subnet: Ipv4Net,
+    public_ip: Ipv4Addr,
+}
+
+/// One running `relay`.
+struct Running {
+    node: String,
+    child: Child,
+    log: PathBuf,
+    status: StatusClient,
+    attachment: Attachment,
+}
+
+impl Running {
+    async fn start(program: &Path, site: Site<'_>) -> Result<Self, Error> {
+        let file = |doing: &str| {
+            let (node, doing) = (site.node.to_owned(), doing.to_owned());
+            |source| Error::File { node, doing, source }
+        };
+        fs::create_dir_all(site.dir).map_err(file("creating the daemon's directory"))?;
+        let subnet_file = site.dir.join("subnet.env");
+        if !subnet_file.exists() {
+            write_previous_subnet(&subnet_file, site.network, site.subnet)
+                .map_err(file("writing subnet.env"))?;
+        }
+        let before = fs::metadata(&subnet_file)
+            .and_then(|meta| meta.modified())
+            .map_err(file("reading subnet.env"))?;
+        let log = site.dir.join("relay.log");
+        let log_file =
+            File::options().create(true).append(true).open(&log).map_err(file("opening the daemon's log"))?;
+        let child = site
+            .namespace
+            .command(program)
+            .arg(format!("--etcd-endpoints={}", site.endpoints.join(",")))
+            .arg(format!("--etcd-prefix={}", site.prefix))
+            .arg(format!("--iface={}", site.interface))
+            .arg(format!("--subnet-file={}", subnet_file.display()))
+            .arg(format!("--healthz-ip={}", STATUS.ip()))
+            .arg(format!("--healthz-port={}", STATUS.port()))
+            .stdin(Stdio::null())
+            .stdout(log_file.try_clone().map_err(file("opening the daemon's log"))?)
+            .stderr(log_file)
+            .spawn()
+            .map_err(|source| Error::Program {
+                program: program.display().to_string(),
+                node: site.node.to_owned(),
+                source,
+            })?;
+        let status = StatusClient::new(site.node, site.namespace.clone());
+        let attachment = Attachment { device: String::new(), subnet: site.subnet, mtu: 0 };
+        let mut running = Self { node: site.node.to_owned(), child, log, status, attachment };
+        running.wait_ready().await?;
+        // Ready comes after subnet.env is written (flannel main.go); what is there from before proves nothing.
+        let now = fs::metadata(&subnet_file)
+            .and_then(|meta| meta.modified())
+            .map_err(file("reading subnet.env"))?;
+        if now == before {
+            return Err(running.query("subnet.env", "ready, but the file was not written"));
+        }
+        let text = fs::read_to_string(&subnet_file).map_err(file("reading subnet.env"))?;
+        running.attachment = running.read_attachment(&text)?;
+        Ok(running)
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), Error> {
+        let Self { child, status, .. } = self;
+        let mut ended = None;
+        let waited = wait::until("the daemon to be ready (/readyz)", READY_WITHIN, async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                ended = Some(status);
+                return Ok(());
+            }
+            match status.get("/readyz").await {
+                Ok((200, _)) => Ok(()),
+                Ok((code, body)) => Err(format!("{code} {}", body.trim())),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        if let Some(status) = ended {
+            let log = self.log_tail(20);
+            return Err(Error::Exited { node: self.node.clone(), status, when: "while starting", log });
+        }
+        waited.map_err(|source| {
+            let log = self.log_tail(20);
+            Error::NotReady { node: self.node.clone(), source, log }
+        })
+    }
+
+    /// Reads `subnet.env`; the device is the one that the daemon's log and the kernel agree on.
+    fn read_attachment(&self, subnet_env: &str) -> Result<Attachment, Error> {
+        let value = |key: &str| {
+            let line = subnet_env.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.ok_or_else(|| self.query("subnet.env", &format!("it has no {key}")))
+        };
+        let subnet: Ipv4Net = value("FLANNEL_SUBNET")?
+            .parse()
+            .map_err(|_| self.query("subnet.env", "FLANNEL_SUBNET is no prefix"))?;
+        let mtu = value("FLANNEL_MTU")?
+            .parse()
+            .map_err(|_| self.query("subnet.env", "FLANNEL_MTU is no number"))?;
+        // The device carries the base address of the subnet (flannel udp_network_amd64.go).
+        let device =
+            self.status.namespace.run(|| device_with_address(subnet.network()))?.ok_or_else(|| {
+                self.query("its device", &format!("no link has the address {}", subnet.network()))
+            })?;
+        Ok(Attachment { device, subnet: subnet.trunc(), mtu })
+    }
+
+    fn query(&self, what: &str, why: &str) -> Error {
+        Error::Query { node: self.node.clone(), what: what.to_owned(), why: why.to_owned() }
+    }
+
+    async fn wait_ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let child = &mut self.child;
+        wait::until("the daemon to end", within, async || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it still runs".to_owned()),
+            Err(error) => Err(error.to_string()),
+        })
+        .await
+        .ok()
+    }
+}
+
+impl Daemon for Running {
+    fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>> {
+        async move {
+            match self.status.get("/metrics").await? {
+                (200, body) => Ok(Some(Counters::from_metrics(&body))),
+                (code, _) => Err(self.query("/metrics", &format!("it answered {code}"))),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
+        async move {
+            let (code, body) = self.status.get("/routes").await?;
+            if code != 200 {
+                return Err(self.query("/routes", &format!("it answered {code}")));
+            }
+            let routes: Vec<RouteEntry> =
+                serde_json::from_str(&body).map_err(|error| self.query("/routes", &error.to_string()))?;
+            Ok(routes.into_iter().map(|route| (route.subnet, route.public_ip)).collect())
+        }
+        .boxed_local()
+    }
+
+    fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    fn stop(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>> {
+        async move {
+            if let Some(status) = self.exited() {
+                return Ok(status);
+            }
+            signal(&self.child, Signal::SIGTERM);
+            if let Some(status) = self.wait_ended(STOPPED_WITHIN).await {
+                return Ok(status);
+            }
+            self.kill().await?;
+            Err(Error::NotStopped { node: self.node.clone(), within: STOPPED_WITHIN })
+        }
+        .boxed_local()
+    }
+
+    fn kill(&mut self) -> LocalBoxFuture<'_, Result<(), Error>> {
+        async move {
+            signal(&self.child, Signal::SIGKILL);
+            match self.wait_ended(STOPPED_WITHIN).await {
+                Some(_) => Ok(()),
+                None => Err(self.query("its end", "SIGKILL did not end it")),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn log_tail(&self, lines: usize) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.exited().is_none() {
+            signal(&self.child, Signal::SIGKILL);
+            if let Err(error) = self.child.wait() {
+                tracing::warn!(node = self.node, %error, "daemon not waited for");
+            }
+        }
+    }
+}
+
+/// Sends a signal to a child that was not yet waited for, so that its pid is still its own.
+fn signal(child: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(child.id())
+        && let Err(error) = kill(Pid::from_raw(pid), signal)
+    {
+        tracing::warn!(pid, %signal, %error, "signal not sent");
+    }
+}
+
+/// Makes the daemon take `subnet` as the one it had before: flannel's own way to keep a subnet over a reboot.
+fn write_previous_subnet(path: &Path, network: Ipv4Net, subnet: Ipv4Net) -> std::io::Result<()> {
+    let first = Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1));
+    let mut file = File::create(path)?;
+    writeln!(file, "FLANNEL_NETWORK={network}")?;
+    writeln!(file, "FLANNEL_SUBNET={first}/{}", subnet.prefix_len())?;
+    // A time in the past tells this file from the daemon's.
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+}
+
+/// The name of the link with this address in the calling thread's namespace.
+fn device_with_address(address: Ipv4Addr) -> Option<String> {
+    let mut addresses = nix::ifaddrs::getifaddrs().ok()?;
+    addresses.find_map(|link| {
+        let found = link.address?.as_sockaddr_in()?.ip();
+        (found == address).then_some(link.interface_name)
+    })
+}
+
+/// An HTTP connection to the daemon's status server, kept open between requests.
+struct StatusClient {
+    node: String,
+    namespace: Namespace,
+    connection: Mutex<Option<SendRequest<Empty<Bytes>>>>,
+}
+
+impl StatusClient {
+    fn new(node: &str, namespace: Namespace) -> Self {
+        Self { node: node.to_owned(), namespace, connection: Mutex::new(None) }
+    }
+
+    /// Status code and body of a GET.
+    async fn get(&self, path: &str) -> Result<(u16, String), Error> {
+        let error = |why: String| Error::Query { node: self.node.clone(), what: path.to_owned(), why };
+        tokio::time::timeout(ANSWERED_WITHIN, self.request(path))
+            .await
+            .map_err(|_| error(format!("no answer within {} s", ANSWERED_WITHIN.as_secs())))?
+            .map_err(error)
+    }
+
+    async fn request(&self, path: &str) -> Result<(u16, String), String> {
+        let mut connection = self.connection.lock().await;
+        let mut sender = match connection.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let request = hyper::Request::get(path)
+            .header("host", STATUS.to_string())
+            .body(Empty::new())
+            .map_err(|error| error.to_string())?;
+        sender.ready().await.map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+        *connection = Some(sender);
+        Ok((code, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, String> {
+        // Loopback answers a connect at once, so a blocking one in the visiting thread will do.
+        let stream = self
+            .namespace
+            .run(|| {
+                let stream = TcpStream::connect_timeout(&STATUS, ANSWERED_WITHIN)?;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                tokio::net::TcpStream::from_std(stream)
+            })
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// A word for how a daemon ended.
+pub fn ending(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}

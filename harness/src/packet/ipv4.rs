@@ -1,0 +1,164 @@
+//! IPv4 (RFC 791).
+
+use std::net::Ipv4Addr;
+
+use etherparse::{IpNumber, Ipv4HeaderSlice};
+
+use super::{Checksum, Icmp, Reading, Tcp, Tunnelled, Udp, transport};
+
+/// An IPv4 packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipv4 {
+    /// Who sent it, by its header.
+    pub source: Ipv4Addr,
+    /// Whom it is for, by its header.
+    pub destination: Ipv4Addr,
+    /// Time to live.
+    pub ttl: u8,
+    /// Total length in octets, as the header says.
+    pub len: u16,
+    /// The whole traffic class octet: DSCP in the upper six bits, ECN in the lower two.
+    pub tos: u8,
+    /// Identification: tells which fragments belong together. Volatile.
+    pub id: u16,
+    /// Don't fragment.
+    pub df: bool,
+    /// Which part of its datagram it is, unless it is all of it.
+    pub fragment: Option<Fragment>,
+    /// The header checksum.
+    pub checksum: Checksum,
+    /// Length of the options in octets, 0..=40.
+    pub options: usize,
+    /// Octets after the end that the header declares; Ethernet padding is not counted.
+    pub trailing: usize,
+    /// IANA's protocol number.
+    pub protocol: u8,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+/// Which part of its datagram a fragment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fragment {
+    /// Offset of its payload in the datagram's payload, in octets.
+    pub offset: u16,
+    /// Whether more follows.
+    pub more: bool,
+}
+
+/// What an IPv4 packet carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// ICMP.
+    Icmp(Icmp),
+    /// UDP, maybe with a tunnelled packet.
+    Udp(Udp),
+    /// TCP.
+    Tcp(Tcp),
+    /// A later fragment: no transport header.
+    Continuation,
+    /// Another protocol.
+    Other,
+    /// Too few octets for the transport's header.
+    Short,
+}
+
+impl Ipv4 {
+    pub(super) fn parse(octets: &[u8], reading: Reading) -> Option<Self> {
+        let header = Ipv4HeaderSlice::from_slice(octets).ok()?;
+        let header_len = header.slice().len();
+        let len = header.total_len();
+        let declared = usize::from(len).max(header_len);
+        let body = octets.get(header_len..declared.min(octets.len()))?;
+        let offset = header.fragments_offset().value() << 3;
+        let fragment =
+            header.is_fragmenting_payload().then_some(Fragment { offset, more: header.more_fragments() });
+        let whole = fragment.is_none() && declared <= octets.len() && usize::from(len) >= header_len;
+        let mut packet = Self {
+            source: header.source_addr(),
+            destination: header.destination_addr(),
+            ttl: header.ttl(),
+            len,
+            tos: octets.get(1).copied().unwrap_or_default(),
+            id: header.identification(),
+            df: header.dont_fragment(),
+            fragment,
+            checksum: if reading.quoted { Checksum::Unverified } else { Checksum::over(&[header.slice()]) },
+            options: header.options().len(),
+            trailing: if reading.tight { octets.len().saturating_sub(declared) } else { 0 },
+            protocol: header.protocol().0,
+            payload: Payload::Other,
+        };
+        packet.payload = if offset > 0 {
+            Payload::Continuation
+        } else {
+            let segment = transport::Segment {
+                body,
+                whole: whole && !reading.quoted,
+                verify: whole && !reading.pending && !reading.quoted,
+            };
+            packet.transport(segment, reading)
+        };
+        Some(packet)
+    }
+
+    fn transport(&self, segment: transport::Segment<'_>, reading: Reading) -> Payload {
+        let parsed = match IpNumber(self.protocol) {
+            IpNumber::ICMP => Icmp::parse(segment, reading).map(Payload::Icmp),
+            IpNumber::UDP => Udp::parse(self, segment, reading).map(Payload::Udp),
+            IpNumber::TCP => Tcp::parse(self, segment).map(Payload::Tcp),
+            _ => return Payload::Other,
+        };
+        parsed.unwrap_or(Payload::Short)
+    }
+
+    /// The packet that it carries through the tunnel, if it is a tunnel datagram.
+    #[must_use]
+    pub fn tunnelled(&self) -> Option<&Self> {
+        match &self.payload {
+            Payload::Udp(Udp { tunnelled: Tunnelled::Packet(inner), .. }) => Some(inner),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a datagram from or to the tunnel's port, or the first fragment of one, whatever it carries.
+    #[must_use]
+    pub fn is_tunnel_datagram(&self) -> bool {
+        matches!(&self.payload, Payload::Udp(udp) if udp.tunnelled != Tunnelled::No)
+    }
+
+    /// The innermost packet: itself unless it is a tunnel datagram.
+    #[must_use]
+    pub fn innermost(&self) -> &Self {
+        self.tunnelled().map_or(self, Self::innermost)
+    }
+
+    /// The probe whose marker it carries, by whatever nesting.
+    #[must_use]
+    pub fn marker(&self) -> Option<u32> {
+        match &self.innermost().payload {
+            Payload::Icmp(Icmp::Echo { marked, .. }) => marked.map(|marked| marked.number),
+            Payload::Icmp(Icmp::Error { quote, .. }) => quote.as_ref().and_then(|quote| quote.marker()),
+            Payload::Udp(udp) => udp.marked.map(|marked| marked.number),
+            Payload::Tcp(tcp) => tcp.marked.map(|marked| marked.number),
+            _ => None,
+        }
+    }
+
+    /// The transport's checksum; unverified if there is none to verify.
+    #[must_use]
+    pub fn transport_checksum(&self) -> Checksum {
+        match &self.payload {
+            Payload::Icmp(icmp) => icmp.checksum(),
+            Payload::Udp(udp) => udp.checksum,
+            Payload::Tcp(tcp) => tcp.checksum,
+            _ => Checksum::Unverified,
+        }
+    }
+
+    /// Length of the payload in octets, as the header says.
+    #[must_use]
+    pub fn payload_len(&self) -> u16 {
+        self.len.saturating_sub(20 + u16::try_from(self.options).unwrap_or_default())
+    }
+}

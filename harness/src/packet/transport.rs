@@ -1,0 +1,134 @@
+//! UDP (RFC 768), with what it tunnels, and TCP (RFC 9293).
+
+use etherparse::{TcpHeaderSlice, UdpHeaderSlice};
+
+use super::{Checksum, Ipv4, Reading, be16, marker, marker::Marked, pseudo_header};
+
+/// A transport's octets, as far as they are there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment<'a> {
+    pub(super) body: &'a [u8],
+    /// All octets of it are there.
+    pub(super) whole: bool,
+    /// Its checksum can be verified.
+    pub(super) verify: bool,
+}
+
+/// A UDP datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Udp {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+    /// Length of header and payload in octets, as the header says.
+    pub len: u16,
+    /// The checksum; unverified also if the sender left it out (zero).
+    pub checksum: Checksum,
+    /// The marker in its payload.
+    pub marked: Option<Marked>,
+    /// What it carries, if it is from or to the tunnel's port.
+    pub tunnelled: Tunnelled,
+}
+
+/// What a datagram from or to the tunnel's port carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tunnelled {
+    /// It is not from or to the tunnel's port.
+    No,
+    /// An IPv4 packet.
+    Packet(Box<Ipv4>),
+    /// Something that is no IPv4 packet.
+    Junk,
+}
+
+impl Udp {
+    pub(super) fn parse(ip: &Ipv4, segment: Segment<'_>, reading: Reading) -> Option<Self> {
+        let header = UdpHeaderSlice::from_slice(segment.body).ok()?;
+        let len = header.length();
+        let checksum = match (header.checksum(), segment.body.get(..usize::from(len))) {
+            (1.., Some(datagram)) if segment.verify && len >= 8 => {
+                Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), datagram])
+            }
+            _ => Checksum::Unverified,
+        };
+        let end = usize::from(len).clamp(8, segment.body.len());
+        let payload = segment.body.get(8..end).unwrap_or_default();
+        let to_tunnel = header.source_port() == reading.port || header.destination_port() == reading.port;
+        let tunnelled = match to_tunnel {
+            false => Tunnelled::No,
+            true if reading.depth >= super::MAX_DEPTH => Tunnelled::Junk,
+            true => Ipv4::parse(payload, reading.inside_datagram())
+                .map_or(Tunnelled::Junk, |inner| Tunnelled::Packet(Box::new(inner))),
+        };
+        let marked = match tunnelled {
+            Tunnelled::No => marker::read(payload, segment.whole),
+            Tunnelled::Packet(_) => None,
+            Tunnelled::Junk => marker::find(payload),
+        };
+        Some(Self {
+            source: header.source_port(),
+            destination: header.destination_port(),
+            len,
+            checksum,
+            marked,
+            tunnelled,
+        })
+    }
+}
+
+/// A TCP segment, summarised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tcp {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+    /// Flags; all unset if the octets end before them.
+    pub flags: TcpFlags,
+    /// The checksum.
+    pub checksum: Checksum,
+    /// The marker in its payload.
+    pub marked: Option<Marked>,
+}
+
+/// TCP's flags, as the octet on the wire. Displayed in tcpdump's letters: `S`, `S.`, `P.`, `R`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TcpFlags(pub u8);
+
+impl std::fmt::Display for TcpFlags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let letters = [
+            (0x01, 'F'),
+            (0x02, 'S'),
+            (0x04, 'R'),
+            (0x08, 'P'),
+            (0x20, 'U'),
+            (0x40, 'E'),
+            (0x80, 'W'),
+            (0x10, '.'),
+        ];
+        let shown: String =
+            letters.iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, letter)| *letter).collect();
+        f.pad(if shown.is_empty() { "none" } else { &shown })
+    }
+}
+
+impl Tcp {
+    pub(super) fn parse(ip: &Ipv4, segment: Segment<'_>) -> Option<Self> {
+        let body = segment.body;
+        let len = u16::try_from(body.len()).ok()?;
+        let payload =
+            TcpHeaderSlice::from_slice(body).ok().and_then(|header| body.get(header.slice().len()..));
+        Some(Self {
+            source: be16(body, 0)?,
+            destination: be16(body, 2)?,
+            flags: TcpFlags(body.get(13).copied().unwrap_or_default()),
+            checksum: match segment.verify && body.len() >= 20 {
+                true => Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), body]),
+                false => Checksum::Unverified,
+            },
+            marked: payload.and_then(|payload| marker::read(payload, segment.whole)),
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! Sending one packet from a host's own socket, and receiving what comes of it at that socket.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use crate::flow::{Answer, Key, Probe};
+use crate::netns::{self, Namespace};
+use crate::packet::marker;
+
+mod error_queue;
+
+use error_queue::QueuedError;
+
+/// What is sent, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shot {
+    /// The number in its marker, unique in a case.
+    pub number: u32,
+    /// The host that sends it.
+    pub from: String,
+    /// The address it is sent to.
+    pub to: Ipv4Addr,
+    /// Time to live, from 1.
+    pub ttl: u8,
+    /// Length of its payload in octets.
+    pub size: u16,
+    /// Don't fragment.
+    pub df: bool,
+    /// What it is.
+    pub kind: ShotKind,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShotKind {
+    /// An ICMP echo request.
+    Echo {
+        /// Identifier.
+        id: u16,
+        /// Sequence number.
+        seq: u16,
+    },
+    /// A UDP datagram.
+    Udp {
+        /// Destination port.
+        port: u16,
+        /// Whether a socket is to receive it there, if the destination is a host of the lab.
+        listen: bool,
+    },
+}
+
+/// Why a probe could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sender's namespace.
+    #[error(transparent)]
+    Namespace(#[from] netns::Error),
+    /// A socket.
+    #[error("{doing} on {host}: {source}")]
+    Socket {
+        /// The host.
+        host: String,
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// The socket that sent a probe, and what is known of it.
+#[derive(Debug)]
+pub struct Sender {
+    /// The probe as it was sent.
+    pub probe: Probe,
+    socket: AsyncFd<Socket>,
+}
+
+impl Sender {
+    /// Opens a socket in `namespace` and sends the probe from there. A refusal of the sender's own kernel is an answer
+    /// as well: `EMSGSIZE` where DF forbids what the MTU requires.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn shoot(namespace: &Namespace, shot: &Shot) -> Result<(Self, Option<Answer>), Error> {
+        let error = |doing: &str| {
+            let (host, doing) = (shot.from.clone(), doing.to_owned());
+            |source| Error::Socket { host, doing, source }
+        };
+        let socket = namespace.run(|| open(shot))?.map_err(error("opening the probe's socket"))?;
+        let source = local_address(&socket).map_err(error("reading the probe's source address"))?;
+        let key = match shot.kind {
+            ShotKind::Echo { id, seq } => Key::Echo { id, seq },
+            ShotKind::Udp { port, .. } => Key::Udp { source: source.port(), destination: port },
+        };
+        let probe = Probe {
+            number: shot.number,
+            from: shot.from.clone(),
+            source: *source.ip(),
+            to: shot.to,
+            ttl: shot.ttl,
+            size: shot.size,
+            df: shot.df,
+            key,
+        };
+        let refused = match socket.get_ref().send(&message(shot)) {
+            Ok(_) => None,
+            Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
+            Err(source) => return Err(error("sending the probe")(source)),
+        };
+        Ok((Self { probe, socket }, refused))
+    }
+
+    /// Waits for the next answer to the probe.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn answer(&self) -> Result<Answer, Error> {
+        loop {
+            let mut ready = self.socket.readable().await.map_err(|source| self.error(source))?;
+            if let Some(answer) = self.answer_now()? {
+                return Ok(answer);
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// The next answer that waits at the socket, if any.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn answer_now(&self) -> Result<Option<Answer>, Error> {
+        let socket = self.socket.get_ref();
+        loop {
+            // The queue first: an error also makes the next receive fail, once, with no word of who sent it.
+            match error_queue::receive(socket).map_err(|source| self.error(source))? {
+                Some(QueuedError::Icmp { kind, from }) => return Ok(Some(Answer::Error { kind, from })),
+                Some(QueuedError::Local) => continue,
+                None => {}
+            }
+            let mut buffer = Vec::with_capacity(65_536);
+            let (len, address) = match socket.recv_from(buffer.spare_capacity_mut()) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // What the error queue told already.
+                Err(error) if is_icmp_echo_of(&error) => continue,
+                Err(error) => return Err(self.error(error)),
+            };
+            // SAFETY: recvfrom(2) initialised the first `len` octets.
+            unsafe { buffer.set_len(len) };
+            let from = address.as_socket_ipv4().map_or(Ipv4Addr::UNSPECIFIED, |address| *address.ip());
+            if let Some(ttl) = self.is_reply(&buffer) {
+                return Ok(Some(Answer::Reply { from, ttl }));
+            }
+        }
+    }
+
+    /// Whether what a raw socket received is the reply to this probe: with its TTL, if the header tells.
+    fn is_reply(&self, octets: &[u8]) -> Option<Option<u8>> {
+        match self.probe.key {
+            Key::Udp { .. } => (marker::decode(octets)? == self.probe.number).then_some(None),
+            Key::Echo { id, seq } => {
+                let header_len = usize::from(octets.first()? & 0x0f) * 4;
+                let icmp = octets.get(header_len..)?;
+                let [kind, code, _, _, id_high, id_low, seq_high, seq_low, payload @ ..] = icmp else {
+                    return None;
+                };
+                let ours = *kind == 0
+                    && *code == 0
+                    && u16::from_be_bytes([*id_high, *id_low]) == id
+                    && u16::from_be_bytes([*seq_high, *seq_low]) == seq
+                    && marker::decode(payload).is_none_or(|number| number == self.probe.number);
+                ours.then(|| octets.get(8).copied())
+            }
+        }
+    }
+
+    fn error(&self, source: io::Error) -> Error {
+        Error::Socket {
+            host: self.probe.from.clone(),
+            doing: "receiving at the probe's socket".to_owned(),
+            source,
+        }
+    }
+}
+
+/// A UDP socket that probes are sent to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: tokio::net::UdpSocket,
+}
+
+impl Listener {
+    /// Opens a socket in `namespace` that receives datagrams for `port`.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn open(namespace: &Namespace, port: u16) -> Result<Self, Error> {
+        let open = || {
+            let socket = std::net::UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+            socket.set_nonblocking(true)?;
+            tokio::net::UdpSocket::from_std(socket)
+        };
+        let socket = namespace.run(open)?.map_err(|source| Error::Socket {
+            host: namespace.name().to_owned(),
+            doing: format!("listening on UDP port {port}"),
+            source,
+        })?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for the next datagram, whatever it carries.
+    pub async fn arrival(&self) {
+        // A socket that fails receives nothing; the wait's deadline says so.
+        if self.socket.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// How many datagrams with the marker of probe `number`, or with none because they are short, wait at the socket.
+    pub fn received(&self, number: u32) -> u32 {
+        let mut buffer = vec![0; 65_536];
+        let mut count = 0;
+        while let Ok(len) = self.socket.try_recv(&mut buffer) {
+            let payload = buffer.get(..len).unwrap_or_default();
+            if len < marker::LEN || marker::decode(payload) == Some(number) {
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+/// Opens, sets up and connects the probe's socket. Connecting makes the kernel choose the source address, without
+/// sending anything, and keeps answers of others away.
+fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
+    let socket = match shot.kind {
+        ShotKind::Echo { .. } => {
+            Socket::new(Domain::IPV4, Type::RAW.nonblocking().cloexec(), Some(Protocol::ICMPV4))?
+        }
+        ShotKind::Udp { .. } => {
+            Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?
+        }
+    };
+    socket.set_ttl_v4(u32::from(shot.ttl))?;
+    // DONT rather than WANT: the probe says what is to happen, not what the kernel learnt before.
+    let discover = if shot.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+    set_option(&socket, libc::IP_MTU_DISCOVER, discover)?;
+    set_option(&socket, libc::IP_RECVERR, 1)?;
+    let port = match shot.kind {
+        ShotKind::Echo { .. } => 0,
+        ShotKind::Udp { port, .. } => port,
+    };
+    socket.connect(&SockAddr::from(SocketAddrV4::new(shot.to, port)))?;
+    // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
+fn set_option(socket: &Socket, name: i32, value: libc::c_int) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: `value` outlives the call, and `len` is its size.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, name, (&raw const value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn local_address(socket: &AsyncFd<Socket>) -> io::Result<SocketAddrV4> {
+    let address = socket.get_ref().local_addr()?;
+    address.as_socket_ipv4().ok_or_else(|| io::Error::other("it is not an IPv4 address"))
+}
+
+/// The octets that the socket is given: an ICMP message, or a UDP payload.
+fn message(shot: &Shot) -> Vec<u8> {
+    let payload = marker::encode(shot.number, usize::from(shot.size));
+    match shot.kind {
+        ShotKind::Udp { .. } => payload,
+        ShotKind::Echo { id, seq } => {
+            let header = etherparse::Icmpv4Header::with_checksum(
+                etherparse::Icmpv4Type::EchoRequest(etherparse::IcmpEchoHeader { id, seq }),
+                &payload,
+            );
+            [&header.to_bytes()[..], &payload].concat()
+        }
+    }
+}
+
+/// Whether sending failed because of the packet or its way, and not because of the socket.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMSGSIZE | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM)
+    )
+}
+
+/// Whether a receive failed only to report an ICMP error that the error queue holds in full.
+fn is_icmp_echo_of(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EMSGSIZE
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::EOPNOTSUPP
+                | libc::EACCES
+        )
+    )
+}
+
+/// The system's words for an error, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}

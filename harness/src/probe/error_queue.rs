@@ -1,0 +1,73 @@
+//! A socket's error queue: ICMP errors about what it sent, with who sent them (ip(7), `IP_RECVERR`).
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::Ipv4Addr;
+
+use socket2::{MaybeUninitSlice, MsgHdrMut, Socket};
+
+use crate::packet::icmp::Kind;
+
+/// Offset of the offender's address in the control message: after `sock_extended_err`.
+const OFFENDER: usize = size_of::<libc::sock_extended_err>();
+
+/// An error that was queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum QueuedError {
+    /// Another host's word.
+    Icmp {
+        /// Type and code.
+        kind: Kind,
+        /// Who sent it.
+        from: Ipv4Addr,
+    },
+    /// The own kernel's word, which sending returned already.
+    Local,
+}
+
+/// Takes the next error from the queue, if there is one.
+pub(super) fn receive(socket: &Socket) -> io::Result<Option<QueuedError>> {
+    let mut quote = [MaybeUninit::<u8>::uninit(); 2048];
+    let mut control = [MaybeUninit::<u8>::uninit(); 512];
+    let mut slices = [MaybeUninitSlice::new(&mut quote)];
+    let mut message = MsgHdrMut::new().with_buffers(&mut slices).with_control(&mut control);
+    match socket.recvmsg(&mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let len = message.control_len();
+    let control: Vec<u8> = control
+        .iter()
+        .take(len)
+        // SAFETY: recvmsg(2) initialised the first `len` octets.
+        .map(|octet| unsafe { octet.assume_init() })
+        .collect();
+    Ok(Some(parse(&control).unwrap_or(QueuedError::Local)))
+}
+
+/// Reads the `IP_RECVERR` message out of a control buffer (cmsg(3)).
+fn parse(mut octets: &[u8]) -> Option<QueuedError> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    while octets.len() >= HEADER {
+        let len = usize::from_ne_bytes(octets.get(..8)?.try_into().ok()?);
+        let level = i32::from_ne_bytes(octets.get(8..12)?.try_into().ok()?);
+        let name = i32::from_ne_bytes(octets.get(12..16)?.try_into().ok()?);
+        let data = octets.get(HEADER..len)?;
+        if (level, name) == (libc::SOL_IP, libc::IP_RECVERR) {
+            return extended_error(data);
+        }
+        octets = octets.get(len.next_multiple_of(size_of::<usize>())..)?;
+    }
+    None
+}
+
+/// `struct sock_extended_err`, followed by the offender's `sockaddr_in`.
+fn extended_error(data: &[u8]) -> Option<QueuedError> {
+    let [_, _, _, _, origin, kind, code, ..] = *data else { return None };
+    if origin != libc::SO_EE_ORIGIN_ICMP {
+        return Some(QueuedError::Local);
+    }
+    let address: [u8; 4] = data.get(OFFENDER + 4..OFFENDER + 8)?.try_into().ok()?;
+    Some(QueuedError::Icmp { kind: Kind { kind, code }, from: Ipv4Addr::from(address) })
+}

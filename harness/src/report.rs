@@ -1,0 +1,121 @@
+//! What is left of a case that failed: the first difference, the state of every node, and the whole recording.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::capture::pcapng;
+use crate::flow;
+use crate::owner;
+use crate::run::Runner;
+use crate::suite::Case;
+
+/// Lines of a daemon's log that are shown at once.
+const LOG_LINES: usize = 8;
+
+/// Writes the report's files to `directory` while the lab still runs, and returns what is to be said at once.
+pub async fn write(
+    runner: &mut Runner<'_>,
+    case: &Case,
+    findings: &[String],
+    expected: Option<&str>,
+    pending: Option<PathBuf>,
+    directory: &Path,
+) -> String {
+    let mut text = format!("{}\n\n", case.about);
+    for finding in findings {
+        let _ = writeln!(text, "{finding}\n");
+    }
+    let actual = runner.text().to_owned();
+    if let Some(difference) = expected.and_then(|expected| flow::first_difference(expected, &actual)) {
+        let _ = writeln!(text, "first difference\n  {}", indent(&difference.to_string()));
+    }
+    let nodes = nodes(runner).await;
+    for (file, content) in logs(runner) {
+        let tail: Vec<&str> = content.lines().rev().take(LOG_LINES).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let _ = writeln!(text, "end of {file}\n  {}\n", tail.join("\n  "));
+    }
+    let _ = writeln!(text, "suite file  {}", case.path.display());
+    if let Some(pending) = pending {
+        let _ = writeln!(text, "new text    {}", pending.display());
+    }
+    let mut files = vec![("actual.txt".to_owned(), actual), ("nodes.txt".to_owned(), nodes)];
+    files.extend(expected.map(|text| ("expected.txt".to_owned(), text.to_owned())));
+    files.extend(logs(runner));
+    match save(runner, directory, files) {
+        Ok(()) => {
+            let _ = writeln!(text, "report      {}", directory.display());
+            let _ = writeln!(text, "recording   {}", directory.join("recording.pcapng").display());
+        }
+        Err(why) => {
+            let _ = writeln!(text, "the report is incomplete: {why}");
+        }
+    }
+    text
+}
+
+/// Removes the report of an earlier failure.
+pub fn discard(directory: &Path) {
+    // Most cases never had one.
+    let _ = fs::remove_dir_all(directory);
+}
+
+fn save(runner: &Runner<'_>, directory: &Path, files: Vec<(String, String)>) -> Result<(), String> {
+    discard(directory);
+    fs::create_dir_all(directory).map_err(|error| format!("creating {}: {error}", directory.display()))?;
+    for (name, content) in files {
+        let path = directory.join(name);
+        fs::write(&path, content).map_err(|error| format!("writing {}: {error}", path.display()))?;
+    }
+    let recording = pcapng::write(&directory.join("recording.pcapng"), &runner.lab.recorder.all());
+    if let Some(failures) = directory.ancestors().find(|path| path.ends_with("failures")) {
+        owner::give_back(failures);
+    }
+    recording.map_err(|error| error.to_string())
+}
+
+/// The log of every daemon that ran, by the name of the file that keeps it.
+fn logs(runner: &mut Runner<'_>) -> Vec<(String, String)> {
+    let daemons = runner.lab.daemons();
+    daemons.map(|(node, daemon)| (format!("{node}.log"), daemon.log_tail(10_000))).collect()
+}
+
+/// Links, addresses, routes, leases and counters of every host, as far as they can still be had.
+async fn nodes(runner: &Runner<'_>) -> String {
+    let mut text = format!("{}\n", runner.lab.topology);
+    for host in runner.lab.hosts() {
+        let _ = writeln!(text, "{}", host.name());
+        for command in [["address", "show"], ["route", "show"], ["neighbour", "show"]] {
+            let shown = host.output("ip", &[&["-4", "-brief"][..], &command[..]].concat());
+            let _ =
+                writeln!(text, "  ip {}\n    {}", command.join(" "), shown.trim().replace('\n', "\n    "));
+        }
+    }
+    match runner.lab.leases().await {
+        Ok(leases) => {
+            let _ = writeln!(text, "leases");
+            for lease in leases {
+                let _ = writeln!(text, "  {}  {}  revision {}", lease.key, lease.value, lease.revision);
+            }
+        }
+        Err(error) => {
+            let _ = writeln!(text, "leases: {error}");
+        }
+    }
+    match runner.lab.counters().await {
+        Ok(all) => {
+            for (node, counters) in all {
+                let _ = writeln!(text, "counters of {node}\n  {counters:#?}");
+            }
+        }
+        Err(error) => {
+            let _ = writeln!(text, "counters: {error}");
+        }
+    }
+    text
+}
+
+fn indent(text: &str) -> String {
+    text.trim_end().replace('\n', "\n  ") + "\n"
+}

@@ -1,0 +1,205 @@
+//! Running a case: its lab is built, its steps are done one by one, and what was seen becomes the snapshot's text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use crate::flow::{Journey, Map, Numbering};
+use crate::lab::{self, Lab, Workshop};
+use crate::overlay::Counters;
+use crate::probe;
+use crate::suite::{Case, Step};
+
+mod observe;
+mod step;
+mod stream;
+
+/// What came of a case, before its snapshot is looked at.
+#[derive(Debug)]
+pub struct Run {
+    /// What the snapshot is to say: all steps with their flows.
+    pub text: String,
+    /// What is wrong in itself, whatever the snapshot says: losses without a cause, packets not conserved, bounds
+    /// exceeded.
+    pub problems: Vec<String>,
+    /// How long each part took.
+    pub timings: Timings,
+}
+
+/// How long the parts of a run took.
+#[derive(Debug, Clone, Default)]
+pub struct Timings {
+    /// From nothing to a lab whose daemons are ready.
+    pub build: Duration,
+    /// All steps.
+    pub steps: Duration,
+    /// From there until everything is gone.
+    pub down: Duration,
+}
+
+/// Why a case could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its lab.
+    #[error("building the lab: {0}")]
+    Build(#[source] lab::Error),
+    /// One of its steps.
+    #[error("step {number}, `{title}`: {source}")]
+    Step {
+        /// Which, from 1.
+        number: usize,
+        /// Its title.
+        title: String,
+        /// What went wrong.
+        source: StepError,
+    },
+}
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The lab.
+    #[error(transparent)]
+    Lab(#[from] lab::Error),
+    /// A probe.
+    #[error(transparent)]
+    Probe(#[from] probe::Error),
+    /// A word that names nothing in this lab. Reading the suite file should have said so.
+    #[error("`{word}` is neither a host of this lab nor an address")]
+    Word {
+        /// The word.
+        word: String,
+    },
+}
+
+/// A case while it runs.
+pub struct Runner<'a> {
+    /// Its lab. After a failure it is still there to be looked at.
+    pub lab: Lab,
+    case: &'a Case,
+    map: Map,
+    numbering: Numbering,
+    /// Probes sent so far.
+    probes: u32,
+    /// The daemons' counters when the lab was last quiet.
+    counters: BTreeMap<String, Counters>,
+    /// Links that a step has set down, by host.
+    down: Vec<String>,
+    text: String,
+    problems: Vec<String>,
+}
+
+impl<'a> Runner<'a> {
+    /// Builds the case's lab.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub async fn build(workshop: &Workshop, case: &'a Case) -> Result<Self, Error> {
+        let lab = Lab::build(workshop, case.topology.clone()).await.map_err(Error::Build)?;
+        let map = Map::new(&case.topology, device(&lab));
+        let mut runner = Self {
+            lab,
+            case,
+            map,
+            numbering: Numbering::default(),
+            probes: 0,
+            counters: BTreeMap::new(),
+            down: Vec::new(),
+            text: String::new(),
+            problems: Vec::new(),
+        };
+        for node in case.topology.nodes.iter().filter(|node| node.starts) {
+            runner.name_containers(&node.name);
+        }
+        Ok(runner)
+    }
+
+    /// Does all steps, telling `progress` of each as it begins.
+    ///
+    /// # Errors
+    /// When one cannot be done. What was seen until then is in [`Runner::text`].
+    pub async fn steps(&mut self, mut progress: impl FnMut(usize, &Step)) -> Result<(), Error> {
+        let error = |index: usize, step: &Step| {
+            let (number, title) = (index + 1, step.title());
+            move |source| Error::Step { number, title, source }
+        };
+        for (index, step) in self.case.steps.iter().enumerate() {
+            progress(index, step);
+            self.settle().await.map_err(error(index, step))?;
+            self.heading(step);
+            self.step(step).await.map_err(error(index, step))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the lab. `build` and `steps` are how long these took.
+    pub async fn end(self, build: Duration, steps: Duration) -> Run {
+        let start = Instant::now();
+        let Self { lab, text, problems, .. } = self;
+        lab.down().await;
+        Run { text, problems, timings: Timings { build, steps, down: start.elapsed() } }
+    }
+
+    /// What the snapshot is to say, so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The lab's addresses by name.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// What is wrong in itself, so far.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    fn heading(&mut self, step: &Step) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        match step {
+            Step::Say(prose) => self.line(prose.trim()),
+            _ => self.line(format!("$ {}", step.title())),
+        }
+    }
+
+    fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref().trim_end());
+        self.text.push('\n');
+    }
+
+    /// Adds a block of text, set apart by an empty line.
+    fn block(&mut self, text: &str) {
+        self.text.push('\n');
+        self.line(text);
+    }
+
+    fn problem(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    /// Notes what a journey has that nothing accounts for.
+    fn judge(&mut self, journey: &Journey) {
+        if journey.is_unexplained() {
+            let mut text = "a loss, or a count, that nothing accounts for:\n".to_owned();
+            let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());
+            self.problem(text);
+        }
+    }
+
+    /// From now on the addresses of a node's containers are printed by these containers' names.
+    fn name_containers(&mut self, node: &str) {
+        for container in self.case.topology.containers_of(node) {
+            self.map.insert(container.address, &container.name, &container.name);
+        }
+    }
+}
+
+/// The name of the overlay's device, which all nodes share unless a case does something to one of them.
+fn device(lab: &Lab) -> &str {
+    let nodes = lab.topology.nodes.iter();
+    let mut devices = nodes.filter_map(|node| Some(lab.attachment(&node.name)?.device.as_str()));
+    devices.next().unwrap_or("flannel0")
+}

@@ -1,0 +1,163 @@
+//! Sending one probe, and seeing all that comes of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Runner, StepError};
+use crate::flow::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Journey, Observation, Place};
+use crate::overlay::{Counters, Way};
+use crate::probe::{Listener, Sender, Shot, ShotKind};
+
+/// How long a probe of which nothing is heard is waited for. Only what fails a case, or a fault that the case is
+/// about, takes as long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// How long to wait for an answer before the daemons are asked whether they dropped it.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+
+impl Runner<'_> {
+    /// The next echo request's shape, of this probe number.
+    pub(super) fn next_probe(&mut self) -> u32 {
+        self.probes += 1;
+        self.probes
+    }
+
+    /// Sends a probe and follows it and all that it causes.
+    pub(super) async fn follow(&mut self, shot: &Shot) -> Result<Journey, StepError> {
+        let observation = self.observe(shot).await?;
+        let journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
+        self.judge(&journey);
+        Ok(journey)
+    }
+
+    async fn observe(&mut self, shot: &Shot) -> Result<Observation, StepError> {
+        let namespace = self.lab.host(&shot.from)?.namespace.clone();
+        let listener = self.listener(shot)?;
+        let position = self.lab.recorder.position();
+        let (sender, refused) = Sender::shoot(&namespace, shot)?;
+        let mut answers = Vec::from_iter(refused);
+        if answers.is_empty() {
+            answers.extend(self.outcome(&sender, listener.as_ref()).await?);
+        }
+        let before = std::mem::take(&mut self.counters);
+        self.settle().await?;
+        while let Some(answer) = sender.answer_now()? {
+            answers.push(answer);
+        }
+        Ok(Observation {
+            frames: self.lab.recorder.since(position),
+            dropped: drops(&before, &self.counters),
+            icmp_sent: icmp_sent(&before, &self.counters),
+            faults: self.faults(),
+            answers,
+            received: listener.map(|listener| listener.received(shot.number)),
+            probe: sender.probe,
+        })
+    }
+
+    /// A socket that receives the probe, if it is for one.
+    fn listener(&self, shot: &Shot) -> Result<Option<Listener>, StepError> {
+        let ShotKind::Udp { port, listen: true } = shot.kind else { return Ok(None) };
+        match self.map.host_of(shot.to) {
+            Some(host) => Ok(Some(Listener::open(&self.lab.host(host)?.namespace, port)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until it is known what became of a probe: an answer, an arrival, or a drop that was counted.
+    async fn outcome(
+        &self,
+        sender: &Sender,
+        listener: Option<&Listener>,
+    ) -> Result<Option<Answer>, StepError> {
+        let start = Instant::now();
+        let arrival = async {
+            match listener {
+                Some(listener) => listener.arrival().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(arrival);
+        while start.elapsed() < ANSWERED_WITHIN {
+            tokio::select! {
+                answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
+                    Ok(answer) => return Ok(Some(answer?)),
+                    Err(_) if self.was_dropped_silently().await? => return Ok(None),
+                    Err(_) => {}
+                },
+                () = &mut arrival => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a daemon has dropped something since the lab was last quiet, and sent no ICMP error about it that
+    /// might still arrive.
+    async fn was_dropped_silently(&self) -> Result<bool, StepError> {
+        let mut dropped = false;
+        for (node, counters) in self.lab.counters().await? {
+            let before = self.counters.get(&node).cloned().unwrap_or_default();
+            if !counters.icmp_since(&before).is_empty() {
+                return Ok(false);
+            }
+            dropped |= !counters.drops_since(&before).is_empty();
+        }
+        Ok(dropped)
+    }
+
+    /// Waits until the lab is quiet, and notes the daemons' counters. That it does not become quiet is a problem of the
+    /// overlay's.
+    pub(super) async fn settle(&mut self) -> Result<(), StepError> {
+        match self.lab.quiet().await? {
+            Ok(counters) => self.counters = counters.into_iter().collect(),
+            Err(breach) => {
+                self.problem(breach.to_string());
+                self.counters = self.lab.counters().await?.into_iter().collect();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is broken on purpose now.
+    pub(super) fn faults(&self) -> Vec<Fault> {
+        let fault =
+            |host: &String, place, what: &str| Fault { host: host.clone(), place, what: what.to_owned() };
+        let topology = &self.case.topology;
+        let stopped = topology.nodes.iter().filter(|node| !self.lab.runs(&node.name));
+        let stopped = stopped.map(|node| fault(&node.name, FaultPlace::Relay, "relay not running"));
+        let down = self.down.iter().map(|host| {
+            let place =
+                if topology.container(host).is_some() { FaultPlace::Host } else { FaultPlace::Underlay };
+            fault(host, place, "link down")
+        });
+        stopped.chain(down).collect()
+    }
+}
+
+/// By how much each drop counter grew. A daemon that was not there before began at zero.
+fn drops(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<Dropped> {
+    let mut all = Vec::new();
+    for (host, counters) in now {
+        let before = before.get(host).cloned().unwrap_or_default();
+        all.extend(counters.drops_since(&before).into_iter().map(|(cause, count)| Dropped {
+            host: host.clone(),
+            place: match cause.way {
+                Way::Outbound => Place::RelayOutbound,
+                Way::Inbound => Place::RelayInbound,
+            },
+            reason: cause.reason,
+            count,
+        }));
+    }
+    all
+}
+
+/// How many ICMP errors each daemon counted as sent, by type.
+fn icmp_sent(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<IcmpSent> {
+    let mut all = Vec::new();
+    for (host, counters) in now {
+        let before = before.get(host).cloned().unwrap_or_default();
+        let sent = counters.icmp_since(&before).into_iter();
+        all.extend(sent.map(|(name, count)| IcmpSent { host: host.clone(), name, count }));
+    }
+    all
+}

@@ -1,0 +1,230 @@
+//! What each step does, and what it adds to the snapshot.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::{Runner, StepError};
+use crate::flow::{Answer, Cell, Journey, Matrix};
+use crate::packet::icmp::Kind;
+use crate::probe::{Shot, ShotKind};
+use crate::suite::{By, LinkState, Ping, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
+
+/// What is sent where nothing is said of it.
+const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false };
+/// The lowest port that traceroute(8) sends to; no socket listens there.
+const TRACEROUTE_PORT: u16 = 33_434;
+
+impl Runner<'_> {
+    pub(super) async fn step(&mut self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::Say(_) => {}
+            Step::Ping(ping) => self.ping(ping).await?,
+            Step::PingAll(_) => self.ping_all().await?,
+            Step::Udp(udp) => self.udp(udp).await?,
+            Step::Traceroute(traceroute) => self.traceroute(traceroute).await?,
+            Step::Stream(stream) => self.stream(stream).await?,
+            Step::PutLease(lease) => {
+                let (subnet, owner) = (self.subnet(&lease.subnet)?, self.address(&lease.owner)?);
+                self.lab.put_lease(subnet, owner).await?;
+            }
+            Step::DeleteLease(lease) => self.lab.delete_lease(self.subnet(&lease.subnet)?).await?,
+            Step::StartRelay(relay) => {
+                let node = self.case.topology.node(&relay.node).ok_or_else(|| unknown(&relay.node))?;
+                self.lab.start_daemons(std::slice::from_ref(node)).await?;
+                self.name_containers(&relay.node);
+                self.show_attachment(&relay.node);
+            }
+            Step::StopRelay(relay) => {
+                let status = self.lab.stop_daemon(&relay.node).await?;
+                self.line(format!("  {}", crate::overlay::relay::ending(status)));
+            }
+            Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).await?,
+            Step::StartEtcd(etcd) => self.lab.set_member(etcd.member(), true).await?,
+            Step::StopEtcd(etcd) => self.lab.set_member(etcd.member(), false).await?,
+            Step::Link(link) => {
+                let up = link.state == LinkState::Up;
+                self.lab.set_link(&link.host, up).await?;
+                self.down.retain(|host| *host != *link.host);
+                if !up {
+                    self.down.push(link.host.to_string());
+                }
+            }
+            Step::WaitRoute(wait) => self.wait_route(wait).await?,
+            Step::Leases(_) => self.leases().await?,
+            Step::SubnetFile(file) => self.subnet_file(file),
+        }
+        Ok(())
+    }
+
+    fn address(&self, word: &str) -> Result<Ipv4Addr, StepError> {
+        self.case.topology.address_of(word).ok_or_else(|| unknown(word))
+    }
+
+    fn subnet(&self, word: &str) -> Result<ipnet::Ipv4Net, StepError> {
+        self.case.topology.subnet_of(word).ok_or_else(|| unknown(word))
+    }
+
+    async fn ping(&mut self, ping: &Ping) -> Result<(), StepError> {
+        let to = self.address(&ping.to)?;
+        let mut rows = Vec::new();
+        let mut seq = 0;
+        for shape in ping.shapes() {
+            for _ in 0..ping.count() {
+                seq += 1;
+                let kind = ShotKind::Echo { id: echo_id(self.probes), seq };
+                let journey = self.shoot(&ping.from, to, shape, kind).await?;
+                rows.push((label(ping.sweep(), shape), journey));
+            }
+        }
+        self.show(ping.sweep(), rows);
+        Ok(())
+    }
+
+    async fn udp(&mut self, udp: &Udp) -> Result<(), StepError> {
+        let to = self.address(&udp.to)?;
+        let mut rows = Vec::new();
+        for shape in udp.shapes() {
+            let kind = ShotKind::Udp { port: udp.port, listen: true };
+            let journey = self.shoot(&udp.from, to, shape, kind).await?;
+            rows.push((label(udp.sweep(), shape), journey));
+        }
+        self.show(udp.sweep(), rows);
+        Ok(())
+    }
+
+    async fn ping_all(&mut self) -> Result<(), StepError> {
+        let containers = self.case.topology.containers.clone();
+        let mut rows = Vec::new();
+        for from in &containers {
+            for to in containers.iter().filter(|to| to.name != from.name) {
+                let kind = ShotKind::Echo { id: echo_id(self.probes), seq: 1 };
+                let journey = self.shoot(&from.name, to.address, PLAIN, kind).await?;
+                rows.push((format!("{} > {}", from.name, to.name), journey));
+            }
+        }
+        self.matrix(Cell::Ttl, &rows);
+        Ok(())
+    }
+
+    async fn traceroute(&mut self, traceroute: &Traceroute) -> Result<(), StepError> {
+        let to = self.address(&traceroute.to)?;
+        let mut hops = Vec::new();
+        for ttl in 1..=traceroute.max {
+            let kind = match traceroute.by {
+                By::Udp => ShotKind::Udp { port: TRACEROUTE_PORT + u16::from(ttl) - 1, listen: false },
+                By::Icmp => ShotKind::Echo { id: echo_id(self.probes), seq: ttl.into() },
+            };
+            let shape = Shape { ttl, ..PLAIN };
+            let journey = self.shoot(&traceroute.from, to, shape, kind).await?;
+            let (text, arrived) = self.hop(&journey, to);
+            hops.push(format!("{ttl:>4}  {text}"));
+            if arrived {
+                break;
+            }
+        }
+        self.block(&hops.join("\n"));
+        Ok(())
+    }
+
+    /// A line of a traceroute, and whether it is the last.
+    fn hop(&self, journey: &Journey, to: Ipv4Addr) -> (String, bool) {
+        match journey.answers.first() {
+            None => ("*".to_owned(), false),
+            Some(Answer::NotSent { why }) => (format!("not sent: {why}"), true),
+            Some(Answer::Reply { from, .. }) => (format!("{}  reply", self.map.label(*from)), true),
+            Some(Answer::Error { kind, from }) => {
+                let text = format!("{}  {kind}", self.map.label(*from));
+                (text, *kind != Kind::TIME_EXCEEDED || *from == to)
+            }
+        }
+    }
+
+    async fn shoot(
+        &mut self,
+        from: &str,
+        to: Ipv4Addr,
+        shape: Shape,
+        kind: ShotKind,
+    ) -> Result<Journey, StepError> {
+        let number = self.next_probe();
+        let Shape { ttl, size, df } = shape;
+        let shot = Shot { number, from: from.to_owned(), to, ttl, size, df, kind };
+        self.follow(&shot).await
+    }
+
+    /// Shows probes as ladders, or as a matrix if they are a sweep.
+    fn show(&mut self, sweep: Option<Sweep>, rows: Vec<(String, Journey)>) {
+        match sweep {
+            None => {
+                for (_, journey) in &rows {
+                    let ladder = journey.ladder(&self.map);
+                    self.block(&ladder);
+                }
+            }
+            Some(Sweep::Ttl) => self.matrix(Cell::Ttl, &rows),
+            Some(Sweep::Size) => self.matrix(Cell::Pieces, &rows),
+        }
+    }
+
+    fn matrix(&mut self, cell: Cell, rows: &[(String, Journey)]) {
+        let mut matrix = Matrix::new(cell);
+        for (label, journey) in rows {
+            matrix.push(&self.map, label, journey);
+        }
+        self.block(&matrix.to_string());
+    }
+
+    fn show_attachment(&mut self, node: &str) {
+        if let Some(attachment) = self.lab.attachment(node) {
+            let line =
+                format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);
+            self.line(line);
+        }
+    }
+
+    async fn wait_route(&mut self, wait: &WaitRoute) -> Result<(), StepError> {
+        let subnet = self.subnet(&wait.to)?;
+        let owner = wait.via.as_ref().map(|via| self.address(via)).transpose()?;
+        let within = Duration::from_millis(wait.within_ms.into());
+        Ok(self.lab.wait_for_route(&wait.node, subnet, owner, within).await?)
+    }
+
+    async fn leases(&mut self) -> Result<(), StepError> {
+        let leases = self.lab.leases().await?;
+        let mut text = String::new();
+        for lease in leases {
+            let _ = writeln!(text, "  {}\n    {}", lease.key, lease.value);
+        }
+        self.block(if text.is_empty() { "  none" } else { &text });
+        Ok(())
+    }
+
+    fn subnet_file(&mut self, file: &SubnetFile) {
+        let path = self.lab.dir().join(file.node.as_str()).join("subnet.env");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text.lines().fold(String::new(), |text, line| text + "  " + line + "\n"),
+            Err(error) => format!("  {}", error.kind()),
+        };
+        self.block(&text);
+    }
+}
+
+/// An identifier that no other probe of the case has had lately.
+fn echo_id(probes: u32) -> u16 {
+    // The low bits of a number below 65,536 are the number.
+    (probes & 0xffff) as u16
+}
+
+/// What a row of a sweep is called.
+fn label(sweep: Option<Sweep>, shape: Shape) -> String {
+    match sweep {
+        Some(Sweep::Ttl) => format!("ttl {}", shape.ttl),
+        Some(Sweep::Size) => format!("size {}", shape.size),
+        None => String::new(),
+    }
+}
+
+fn unknown(word: &str) -> StepError {
+    StepError::Word { word: word.to_owned() }
+}

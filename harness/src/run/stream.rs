@@ -1,0 +1,131 @@
+//! Pinging steadily while other steps change the lab.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::{Runner, StepError};
+use crate::capture::recorder::Position;
+use crate::flow::{self, Answer, Journey, Observation, Probe, Summary};
+use crate::netns::Namespace;
+use crate::probe::{Sender, Shot, ShotKind};
+use crate::suite::{Step, Stream};
+
+/// The least number of probes that precede the first inner step, and that follow the last one.
+const MARGIN: u32 = 5;
+/// For the last replies to arrive.
+const LAST_REPLY_WITHIN: Duration = Duration::from_secs(1);
+/// A stream ends by itself after as many probes, whatever its steps do.
+const MAX_PROBES: u32 = 20_000;
+
+/// A steady stream of echo requests from one socket a request.
+struct Pinger {
+    namespace: Namespace,
+    from: String,
+    to: Ipv4Addr,
+    every: Duration,
+    first_number: u32,
+    sent: Vec<(Sender, Vec<Answer>)>,
+}
+
+impl Pinger {
+    /// Sends until `ending` says so, counting in `sent`.
+    async fn run(mut self, sent: &Cell<u32>, ending: &Cell<bool>) -> Result<Self, StepError> {
+        let mut ticks = tokio::time::interval(self.every);
+        let mut after = 0;
+        while after < MARGIN && sent.get() < MAX_PROBES {
+            ticks.tick().await;
+            let number = self.first_number + sent.get();
+            let seq = u16::try_from(sent.get() + 1).unwrap_or(u16::MAX);
+            let kind = ShotKind::Echo { id: (number & 0xffff) as u16, seq };
+            let shot =
+                Shot { number, from: self.from.clone(), to: self.to, ttl: 64, size: 56, df: false, kind };
+            let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
+            self.sent.push((sender, Vec::from_iter(refused)));
+            sent.set(sent.get() + 1);
+            after += u32::from(ending.get());
+        }
+        if let Some((sender, answers)) = self.sent.last_mut()
+            && let Ok(answer) = tokio::time::timeout(LAST_REPLY_WITHIN, sender.answer()).await
+        {
+            answers.push(answer?);
+        }
+        Ok(self)
+    }
+}
+
+impl Runner<'_> {
+    pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
+        let to = self.case.topology.address_of(&stream.to);
+        let to = to.ok_or_else(|| StepError::Word { word: stream.to.to_string() })?;
+        let every = Duration::from_millis(stream.every_ms.into());
+        let pinger = Pinger {
+            namespace: self.lab.host(&stream.from)?.namespace.clone(),
+            from: stream.from.to_string(),
+            to,
+            every,
+            first_number: self.probes + 1,
+            sent: Vec::new(),
+        };
+        let position = self.lab.recorder.position();
+        let (sent, ending) = (Cell::new(0), Cell::new(false));
+        let steps = async {
+            let done = self.inner_steps(&stream.during, &sent, every).await;
+            ending.set(true);
+            done
+        };
+        let (pinger, done) = futures_util::future::join(pinger.run(&sent, &ending), steps).await;
+        let pinger = pinger?;
+        done?;
+        self.probes += sent.get();
+        self.settle().await?;
+        self.conclude(stream, pinger, position)
+    }
+
+    /// Does the steps once the stream flows.
+    async fn inner_steps(
+        &mut self,
+        steps: &[Step],
+        sent: &Cell<u32>,
+        every: Duration,
+    ) -> Result<(), StepError> {
+        while sent.get() < MARGIN {
+            tokio::time::sleep(every).await;
+        }
+        for step in steps {
+            self.line(format!("  $ {}", step.title()));
+            Box::pin(self.step(step)).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows which paths the stream took, and judges its losses.
+    fn conclude(&mut self, stream: &Stream, pinger: Pinger, position: Position) -> Result<(), StepError> {
+        let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
+        let mut frames = flow::sort(&probes, self.lab.recorder.since(position), self.map.port).probes;
+        let mut journeys = Vec::new();
+        for (sender, mut answers) in pinger.sent {
+            while let Some(answer) = sender.answer_now()? {
+                answers.push(answer);
+            }
+            let observation = Observation {
+                frames: frames.remove(&sender.probe.number).unwrap_or_default(),
+                dropped: Vec::new(),
+                icmp_sent: Vec::new(),
+                faults: self.faults(),
+                answers,
+                received: None,
+                probe: sender.probe,
+            };
+            journeys.push(Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone()));
+        }
+        let summary = Summary::new(&self.map, &journeys);
+        self.block(&summary.text(false));
+        let lost = summary.lost;
+        if lost > usize::from(stream.max_lost) {
+            let sent = journeys.len();
+            self.problem(format!("{lost} of {sent} pings were lost; the case allows {}", stream.max_lost));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! The reviewed text of a case, kept by insta beside its suite file: `across_nodes.toml`, `across_nodes.snap`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::owner;
+use crate::suite::Case;
+
+/// How a case's text relates to its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comparison {
+    /// They are the same.
+    Same,
+    /// There is no snapshot yet. The new text waits for review.
+    New {
+        /// Where it waits, unless insta was told to write nothing.
+        pending: Option<PathBuf>,
+    },
+    /// They differ. The new text waits for review.
+    Differs {
+        /// The reviewed text.
+        expected: String,
+        /// Where the new one waits, unless insta was told to write nothing.
+        pending: Option<PathBuf>,
+    },
+}
+
+/// Leaves the verdict to [`compare`]: insta shall write what is pending, and neither print nor panic.
+///
+/// `INSTA_UPDATE` works as ever.
+pub fn configure() {
+    for (name, value) in [("INSTA_FORCE_PASS", "1"), ("INSTA_OUTPUT", "none")] {
+        // SAFETY: called first thing in `main`, when no other thread can read the environment.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+/// Compares a case's text with its snapshot, and leaves what is new or different for `cargo insta review`.
+pub fn compare(case: &Case, text: &str) -> Comparison {
+    let stem = case.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let directory = case.path.parent().map(|parent| fs::canonicalize(parent).unwrap_or(parent.to_owned()));
+    let directory = directory.unwrap_or_default();
+    let accepted = directory.join(format!("{stem}.snap"));
+    let pending = directory.join(format!("{stem}.snap.new"));
+    let expected = read(&accepted);
+    if expected.as_deref() == Some(text.trim_end()) {
+        let _ = fs::remove_file(&pending);
+    }
+
+    let mut settings = insta::Settings::new();
+    settings.set_snapshot_path(&directory);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_description(case.about.as_str());
+    settings.set_input_file(&case.path);
+    settings.bind(|| insta::assert_snapshot!(stem, text));
+
+    owner::give_back(&accepted);
+    let pending = pending.exists().then(|| {
+        owner::give_back(&pending);
+        pending
+    });
+    // Read again: insta may have been told to accept.
+    match read(&accepted) {
+        Some(now) if now == text.trim_end() => Comparison::Same,
+        Some(expected) => Comparison::Differs { expected, pending },
+        None => Comparison::New { pending },
+    }
+}
+
+/// The text of a snapshot file, without the header that insta puts before it.
+fn read(path: &Path) -> Option<String> {
+    let file = fs::read_to_string(path).ok()?;
+    let (_, body) = file.strip_prefix("---\n")?.split_once("\n---\n")?;
+    Some(body.trim_end().to_owned())
+}

@@ -1,0 +1,47 @@
+//! Suite files: what people write, read and checked before any lab is built.
+//!
+//! A file is read in three passes, each of which tells every mistake that it finds: the TOML itself; the keys and types,
+//! against the schema that is generated from the types here; then names, addresses and what steps can be done at all.
+
+mod check;
+mod discover;
+mod file;
+mod load;
+mod mistake;
+mod schema;
+mod step;
+mod structure;
+mod text;
+mod title;
+
+use std::path::PathBuf;
+
+pub use discover::{DiscoverError, Found, discover};
+pub use file::Lab;
+pub(crate) use mistake::suggest;
+pub use mistake::{Error, Mistake};
+pub use schema::{schema, steps_reference};
+pub use step::{
+    By, DeleteLease, Etcd, Leases, Link, LinkState, Ping, PingAll, PutLease, Relay, Shape, Step, Stream,
+    SubnetFile, Sweep, Traceroute, Udp, WaitRoute,
+};
+pub use text::{Pairs, Run, Text, Values};
+
+use crate::topology::Topology;
+
+/// A case, ready to run: every name in its steps is one of its topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// The suite file.
+    pub path: PathBuf,
+    /// What the case shows.
+    pub about: String,
+    /// Where it comes from.
+    pub source: Option<String>,
+    /// The lab as the file says it.
+    pub lab: Lab,
+    /// The lab with every name and address settled.
+    pub topology: Topology,
+    /// What is done, in this order.
+    pub steps: Vec<Step>,
+}

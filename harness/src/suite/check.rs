@@ -1,0 +1,343 @@
+//! Whether the steps can be done in their lab.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use ipnet::Ipv4Net;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::File;
+use super::mistake::{Mistake, suggest};
+use super::step::{Etcd, MAX_SIZE, Probe, Step};
+use super::text::{Text, Values};
+use crate::topology::{Host, Topology};
+
+/// A matrix of more rows is read by nobody.
+const MAX_SWEEP: usize = 256;
+/// Every container to every other is the square of this many flows in a snapshot.
+const MAX_PING_ALL: usize = 16;
+
+/// Every mistake in what a file says besides its lab.
+pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Topology) -> Vec<Mistake> {
+    let relays = topology.nodes.iter().filter(|node| node.starts).map(|node| node.name.clone()).collect();
+    let members = topology.members.iter().map(|member| member.name.clone()).collect();
+    let mut check = Check { topology, relays, members, mistakes: Vec::new() };
+    if file.about.trim().is_empty() {
+        check.mistake(
+            &file.about,
+            "`about` says nothing".to_owned(),
+            "empty",
+            "say in a sentence what the case shows",
+        );
+    }
+    check.steps(&file.steps, document.get_ref().get("steps"), false);
+    check.mistakes
+}
+
+struct Check<'a> {
+    topology: &'a Topology,
+    /// The nodes whose relay runs before the step that is checked, as far as the steps before it tell.
+    relays: BTreeSet<String>,
+    /// The etcd members that run before it.
+    members: BTreeSet<String>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn mistake(&mut self, at: &Text, message: String, label: &str, help: impl Into<String>) {
+        self.mistakes.push(Mistake::new(at.span(), message, label).help(help));
+    }
+
+    /// Checks steps, of which `written` is the list that they were read from.
+    fn steps(&mut self, steps: &[Step], written: Option<&Spanned<DeValue<'_>>>, in_stream: bool) {
+        for (n, step) in steps.iter().enumerate() {
+            let written =
+                written.and_then(|steps| steps.get_ref().get(n)?.get_ref().as_table()?.iter().next());
+            let at = written.map_or(0..0, |(key, _)| key.span());
+            if let Step::Stream(stream) = step {
+                if in_stream {
+                    let mistake =
+                        Mistake::new(at.clone(), "a stream stands within a stream", "the inner one");
+                    let help = "let one of the two go, or give it a step of its own before or after";
+                    self.mistakes.push(mistake.help(help));
+                }
+                self.way(&stream.from, &stream.to);
+                self.steps(
+                    &stream.during,
+                    written.and_then(|(_, stream)| stream.get_ref().get("during")),
+                    true,
+                );
+            }
+            self.step(step, at);
+        }
+    }
+
+    fn step(&mut self, step: &Step, at: Range<usize>) {
+        match step {
+            Step::Say(prose) if prose.trim().is_empty() => {
+                self.mistake(
+                    prose,
+                    "`say` says nothing".to_owned(),
+                    "empty",
+                    "write a sentence, or take the step out",
+                );
+            }
+            Step::Say(_) | Step::Leases(_) | Step::Stream(_) => {}
+            Step::Ping(ping) => {
+                self.way(&ping.from, &ping.to);
+                self.probe(ping.probe(), at, ping.count.is_some());
+            }
+            Step::PingAll(_) => self.ping_all(at),
+            Step::Udp(udp) => {
+                self.way(&udp.from, &udp.to);
+                self.probe(udp.probe(), at, false);
+            }
+            Step::Traceroute(traceroute) => self.way(&traceroute.from, &traceroute.to),
+            Step::PutLease(lease) => {
+                self.subnet(&lease.subnet);
+                self.owner(&lease.owner);
+            }
+            Step::DeleteLease(lease) => self.subnet(&lease.subnet),
+            Step::StartRelay(relay) => {
+                self.node(&relay.node);
+                self.relays.insert(relay.node.to_string());
+            }
+            Step::StopRelay(relay) | Step::KillRelay(relay) => {
+                if self.node(&relay.node) && !self.relays.remove(relay.node.as_str()) {
+                    self.not_running(&relay.node);
+                }
+            }
+            Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
+            Step::StopEtcd(etcd) => self.etcd(etcd, at, false),
+            Step::Link(link) => self.host(&link.host),
+            Step::WaitRoute(wait) => {
+                self.subnet(&wait.to);
+                if let Some(via) = &wait.via {
+                    self.node(via);
+                }
+                if self.node(&wait.node) && !self.relays.contains(wait.node.as_str()) {
+                    self.not_running(&wait.node);
+                }
+            }
+            Step::SubnetFile(file) => {
+                self.node(&file.node);
+            }
+        }
+    }
+
+    fn not_running(&mut self, node: &Text) {
+        let message = format!("no relay runs on {node} at this step");
+        let help = if self.topology.node(node).is_some_and(|node| node.starts) {
+            "a step before this one stopped it: put a `start-relay` between them"
+        } else {
+            "the lab's `started` leaves it out: put a `start-relay` before this step"
+        };
+        self.mistake(node, message, "not running", help);
+    }
+
+    /// Checks where a probe comes from and goes to.
+    fn way(&mut self, from: &Text, to: &Text) {
+        match self.topology.host(from) {
+            Some(Host::Node(_) | Host::Container(_)) => {}
+            Some(Host::Member(_)) => {
+                let help = suggest(from, self.senders(), "containers and nodes");
+                self.mistake(
+                    from,
+                    format!("`{from}` is an etcd member, and sends no probes"),
+                    "cannot send",
+                    help,
+                );
+            }
+            None => {
+                let help = suggest(from, self.senders(), "containers and nodes");
+                self.mistake(
+                    from,
+                    format!("the lab has no container or node `{from}`"),
+                    "no such host",
+                    help,
+                );
+            }
+        }
+        if self.topology.host(to).is_none() && !is_address(to) {
+            let help = suggest(to, self.hosts(), "an IPv4 address, or a host");
+            self.mistake(
+                to,
+                format!("the lab has no host `{to}`, and it is no address"),
+                "no such host",
+                help,
+            );
+        }
+        if from == to {
+            self.mistake(to, format!("{from} is to send to itself"), "the sender", "take another host");
+        }
+    }
+
+    fn senders(&self) -> Vec<&str> {
+        self.hosts().into_iter().filter(|name| self.topology.member(name).is_none()).collect()
+    }
+
+    fn hosts(&self) -> Vec<&str> {
+        self.topology.hosts().map(Host::name).collect()
+    }
+
+    fn host(&mut self, name: &Text) {
+        if self.topology.host(name).is_none() {
+            let help = suggest(name, self.hosts(), "hosts");
+            self.mistake(name, format!("the lab has no host `{name}`"), "no such host", help);
+        }
+    }
+
+    fn node(&mut self, name: &Text) -> bool {
+        if self.topology.node(name).is_some() {
+            return true;
+        }
+        match self.topology.host(name) {
+            Some(Host::Container(container)) => {
+                let (message, node) = (format!("`{name}` is a container, not a node"), &container.node);
+                self.mistake(
+                    name,
+                    message,
+                    "a container",
+                    format!("did you mean `{node}`, the node that it is on?"),
+                );
+            }
+            _ => {
+                let help = suggest(name, self.nodes(), "nodes");
+                self.mistake(name, format!("the lab has no node `{name}`"), "no such node", help);
+            }
+        }
+        false
+    }
+
+    fn nodes(&self) -> Vec<&str> {
+        self.topology.nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+
+    fn subnet(&mut self, text: &Text) {
+        match text.parse::<Ipv4Net>() {
+            _ if self.topology.node(text).is_some() => {}
+            Ok(prefix) if prefix == prefix.trunc() => {}
+            Ok(prefix) => {
+                let message = format!("{text} has bits set after its first {}", prefix.prefix_len());
+                let help = format!("did you mean \"{}\"?", prefix.trunc());
+                self.mistake(text, message, "an address, not a subnet", help);
+            }
+            Err(_) => {
+                let help = suggest(
+                    text,
+                    self.nodes(),
+                    "a prefix such as \"10.5.99.0/24\", or a node for its subnet",
+                );
+                self.mistake(
+                    text,
+                    format!("`{text}` is no node's name and no prefix"),
+                    "no such subnet",
+                    help,
+                );
+            }
+        }
+    }
+
+    fn owner(&mut self, text: &Text) {
+        if self.topology.node(text).is_none() && !is_address(text) {
+            let help = suggest(text, self.nodes(), "an IPv4 address, or a node for its own");
+            self.mistake(
+                text,
+                format!("`{text}` is no node's name and no address"),
+                "cannot own a lease",
+                help,
+            );
+        }
+    }
+
+    fn etcd(&mut self, etcd: &Etcd, at: Range<usize>, start: bool) {
+        let topology = self.topology;
+        let known = topology.members.iter().map(|member| member.name.as_str());
+        let (member, written) = (etcd.member(), etcd.member.as_deref().unwrap_or_default());
+        if topology.member(member).is_none() {
+            let (at, message, label) = match &etcd.member {
+                Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),
+                None => (at, "which etcd member?".to_owned(), "needs `member`"),
+            };
+            return self
+                .mistakes
+                .push(Mistake::new(at, message, label).help(suggest(written, known, "members")));
+        }
+        let changed =
+            if start { self.members.insert(member.to_owned()) } else { self.members.remove(member) };
+        if !changed {
+            let message =
+                format!("{member} {} at this step", if start { "runs already" } else { "does not run" });
+            let help = "take the step out, or put its opposite before it";
+            self.mistakes.push(Mistake::new(at, message, "changes nothing").help(help));
+        }
+    }
+
+    fn ping_all(&mut self, at: Range<usize>) {
+        let containers = self.topology.containers.len();
+        if !(2..=MAX_PING_ALL).contains(&containers) {
+            let message =
+                format!("`ping-all` takes 2 to {MAX_PING_ALL} containers, and the lab has {containers}");
+            self.mistakes.push(
+                Mistake::new(at, message, "too few or too many").help("ping those that the case is about"),
+            );
+        }
+    }
+
+    /// Checks the shape of the probes of the step whose name stands at `at`.
+    fn probe(&mut self, probe: Probe<'_>, at: Range<usize>, counted: bool) {
+        let Probe { ttl, size, ttls, sizes, .. } = probe;
+        for (both, one, other) in [
+            (ttl.is_some() && ttls.is_some(), "ttl", "ttls"),
+            (size.is_some() && sizes.is_some(), "size", "sizes"),
+            (ttls.is_some() && sizes.is_some(), "ttls", "sizes"),
+            (counted && ttls.is_some(), "count", "ttls"),
+            (counted && sizes.is_some(), "count", "sizes"),
+        ] {
+            if both {
+                let mistake = Mistake::new(
+                    at.clone(),
+                    format!("a step has `{one}` or `{other}`, not both"),
+                    "has both",
+                );
+                self.mistakes.push(mistake.help(format!("take out `{one}` or `{other}`")));
+            }
+        }
+        if let Some(ttls) = ttls {
+            self.sweep(ttls, 1, u8::MAX.into(), "ttls");
+        }
+        if let Some(sizes) = sizes {
+            self.sweep(sizes, 0, MAX_SIZE, "sizes");
+        }
+    }
+
+    fn sweep(&mut self, values: &Values, low: u16, high: u16, name: &str) {
+        for run in values.0.iter().filter(|run| run.first < low || run.last > high) {
+            let message = format!("`{name}` goes from {low} to {high}");
+            let help = format!("write a run within them, as in \"{low}-{high}\"");
+            self.mistakes.push(Mistake::new(run.span.clone(), message, "beyond").help(help));
+        }
+        let mut room = MAX_SWEEP;
+        for run in &values.0 {
+            let length = usize::from(run.last - run.first) + 1;
+            if length > room {
+                let message =
+                    format!("{} values are more than a sweep has, which is {MAX_SWEEP}", values.count());
+                let mistake = Mistake::new(run.span.clone(), message, "the first too many");
+                return self
+                    .mistakes
+                    .push(mistake.help("take the values where something changes, and their neighbours"));
+            }
+            room -= length;
+        }
+    }
+}
+
+fn is_address(text: &Text) -> bool {
+    text.parse::<Ipv4Addr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! The steps of a case.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::text::{Text, Values};
+
+/// TTL of a probe that says nothing else.
+const TTL: u8 = 64;
+/// Octets of a probe's payload that says nothing else: ping(8)'s.
+const SIZE: u16 = 56;
+/// The largest payload: an IPv4 packet of 65,535 octets less its header and that of ICMP or UDP.
+pub(super) const MAX_SIZE: u16 = 65507;
+
+/// One thing that is done in the lab.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// A paragraph for the snapshot, in its place among the steps.
+    Say(Text),
+    /// Sends ICMP echo requests and follows each, and its reply, through the lab.
+    Ping(Ping),
+    /// One ping from every container to every other.
+    PingAll(PingAll),
+    /// Sends one UDP datagram to a socket that listens there, if `to` is a host of the lab, and follows it.
+    Udp(Udp),
+    /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
+    Traceroute(Traceroute),
+    /// Writes a lease to etcd, in the place of whatever has its key, and waits until every running relay knows it.
+    PutLease(PutLease),
+    /// Deletes a lease from etcd, and waits until every running relay knows.
+    DeleteLease(DeleteLease),
+    /// Starts a node's relay, and waits until it is ready and all running relays know of its lease.
+    StartRelay(Relay),
+    /// Ends a node's relay with SIGTERM, and waits for its exit.
+    StopRelay(Relay),
+    /// Ends a node's relay with SIGKILL.
+    KillRelay(Relay),
+    /// Starts an etcd member that was stopped, on the data it had.
+    StartEtcd(Etcd),
+    /// Stops an etcd member.
+    StopEtcd(Etcd),
+    /// Sets a host's `eth0` up or down.
+    Link(Link),
+    /// Pings at a steady pace while other steps run, and shows how the way of the pings changes.
+    Stream(Stream),
+    /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
+    WaitRoute(WaitRoute),
+    /// Shows the leases in etcd.
+    Leases(Leases),
+    /// Shows a node's `subnet.env`.
+    SubnetFile(SubnetFile),
+}
+
+/// Keys of `ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ping {
+    /// The container or node that pings.
+    pub from: Text,
+    /// The container, node or address that is pinged.
+    pub to: Text,
+    /// How many requests, one after the other.
+    #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
+    pub count: Option<u16>,
+    /// TTL of the requests. There is no 0: no socket sends it.
+    #[schemars(range(min = 1, max = 255), extend("default" = 64))]
+    pub ttl: Option<u8>,
+    /// Octets of payload, after the ICMP header.
+    #[schemars(range(min = 0, max = 65507), extend("default" = 56))]
+    pub size: Option<u16>,
+    /// Whether the requests forbid fragmentation.
+    #[serde(default)]
+    pub df: bool,
+    /// One request with each of these TTLs, shown as a matrix: `[1, 2, 64]` or `["1-8", 64]`.
+    #[serde(default)]
+    #[schemars(schema_with = "ttls")]
+    pub ttls: Option<Values>,
+    /// One request with each of these payload sizes, shown as a matrix: `[0, 1, 1444]` or `["0-3", "1440-1444"]`.
+    #[serde(default)]
+    #[schemars(schema_with = "sizes")]
+    pub sizes: Option<Values>,
+}
+
+/// Keys of `udp`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Udp {
+    /// The container or node that sends.
+    pub from: Text,
+    /// The container, node or address that is sent to.
+    pub to: Text,
+    /// The port it is sent to.
+    #[serde(default = "Udp::port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// TTL of the datagram. There is no 0: no socket sends it.
+    #[schemars(range(min = 1, max = 255), extend("default" = 64))]
+    pub ttl: Option<u8>,
+    /// Octets of payload, after the UDP header.
+    #[schemars(range(min = 0, max = 65507), extend("default" = 56))]
+    pub size: Option<u16>,
+    /// Whether the datagram forbids fragmentation.
+    #[serde(default)]
+    pub df: bool,
+    /// One datagram with each of these TTLs, shown as a matrix: `[1, 2, 64]` or `["1-8", 64]`.
+    #[serde(default)]
+    #[schemars(schema_with = "ttls")]
+    pub ttls: Option<Values>,
+    /// One datagram with each of these payload sizes, shown as a matrix: `[0, 1, 1444]` or `["0-3", "1440-1444"]`.
+    #[serde(default)]
+    #[schemars(schema_with = "sizes")]
+    pub sizes: Option<Values>,
+}
+
+/// What one probe looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Its TTL, 1 to 255.
+    pub ttl: u8,
+    /// Octets of payload, 0 to 65,507.
+    pub size: u16,
+    /// Whether it forbids fragmentation.
+    pub df: bool,
+}
+
+/// What differs between the probes of a step that is shown as a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Their TTL.
+    Ttl,
+    /// The size of their payload.
+    Size,
+}
+
+impl Ping {
+    /// How many requests there are in each shape.
+    pub fn count(&self) -> u16 {
+        self.count.unwrap_or(1)
+    }
+
+    /// The shapes that it sends, in this order.
+    pub fn shapes(&self) -> Vec<Shape> {
+        self.probe().shapes()
+    }
+
+    /// What differs between them, if it is a sweep.
+    pub fn sweep(&self) -> Option<Sweep> {
+        self.probe().sweep()
+    }
+
+    pub(super) fn probe(&self) -> Probe<'_> {
+        let Self { ttl, size, df, ttls, sizes, .. } = self;
+        Probe { ttl: *ttl, size: *size, df: *df, ttls: ttls.as_ref(), sizes: sizes.as_ref() }
+    }
+}
+
+impl Udp {
+    /// The shapes that it sends, in this order.
+    pub fn shapes(&self) -> Vec<Shape> {
+        self.probe().shapes()
+    }
+
+    /// What differs between them, if it is a sweep.
+    pub fn sweep(&self) -> Option<Sweep> {
+        self.probe().sweep()
+    }
+
+    /// The port that is sent to by default.
+    pub(super) fn port() -> u16 {
+        7777
+    }
+
+    pub(super) fn probe(&self) -> Probe<'_> {
+        let Self { ttl, size, df, ttls, sizes, .. } = self;
+        Probe { ttl: *ttl, size: *size, df: *df, ttls: ttls.as_ref(), sizes: sizes.as_ref() }
+    }
+}
+
+/// What `ping` and `udp` have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Probe<'a> {
+    pub(super) ttl: Option<u8>,
+    pub(super) size: Option<u16>,
+    pub(super) df: bool,
+    pub(super) ttls: Option<&'a Values>,
+    pub(super) sizes: Option<&'a Values>,
+}
+
+impl Probe<'_> {
+    fn sweep(self) -> Option<Sweep> {
+        let ttl = self.ttls.map(|_| Sweep::Ttl);
+        ttl.or(self.sizes.map(|_| Sweep::Size))
+    }
+
+    fn shapes(self) -> Vec<Shape> {
+        let one = Shape { ttl: self.ttl.unwrap_or(TTL), size: self.size.unwrap_or(SIZE), df: self.df };
+        match (self.ttls, self.sizes) {
+            (Some(ttls), _) => {
+                ttls.iter().filter_map(|ttl| Some(Shape { ttl: u8::try_from(ttl).ok()?, ..one })).collect()
+            }
+            (None, Some(sizes)) => sizes.iter().map(|size| Shape { size, ..one }).collect(),
+            (None, None) => vec![one],
+        }
+    }
+
+    /// The part of the title that says how its probes differ from the default.
+    pub(super) fn knobs(self) -> Vec<String> {
+        let mut knobs = Vec::new();
+        knobs.extend(self.ttl.filter(|ttl| *ttl != TTL).map(|ttl| format!("ttl {ttl}")));
+        knobs.extend(self.ttls.map(|ttls| format!("ttls {ttls}")));
+        knobs.extend(self.size.filter(|size| *size != SIZE).map(|size| format!("size {size}")));
+        knobs.extend(self.sizes.map(|sizes| format!("sizes {sizes}")));
+        knobs.extend(self.df.then(|| "df".to_owned()));
+        knobs
+    }
+}
+
+/// `ping-all` has no keys.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PingAll {}
+
+/// Keys of `traceroute`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Traceroute {
+    /// The container or node that asks.
+    pub from: Text,
+    /// The container, node or address at the end of the way.
+    pub to: Text,
+    /// What the probes are.
+    #[serde(default)]
+    pub by: By,
+    /// The highest TTL.
+    #[serde(default = "Traceroute::max")]
+    #[schemars(range(min = 1, max = 64))]
+    pub max: u8,
+}
+
+impl Traceroute {
+    pub(super) fn max() -> u8 {
+        16
+    }
+}
+
+/// What traceroute's probes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// UDP datagrams to ports from 33434, as traceroute(8) sends.
+    #[default]
+    Udp,
+    /// Echo requests.
+    Icmp,
+}
+
+/// Keys of `put-lease`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PutLease {
+    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`, which need not be a sane one.
+    pub subnet: Text,
+    /// Who holds it: a node's name for its underlay address, or an address.
+    pub owner: Text,
+}
+
+/// Keys of `delete-lease`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeleteLease {
+    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`.
+    pub subnet: Text,
+}
+
+/// Keys of `start-relay`, `stop-relay` and `kill-relay`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Relay {
+    /// The node whose relay it is.
+    pub node: Text,
+}
+
+/// Keys of `start-etcd` and `stop-etcd`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Etcd {
+    /// The member. May be left out if there is only one.
+    pub member: Option<Text>,
+}
+
+impl Etcd {
+    /// The member's name.
+    pub fn member(&self) -> &str {
+        self.member.as_deref().unwrap_or("etcd")
+    }
+}
+
+/// Keys of `link`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Link {
+    /// The node, container or etcd member whose `eth0` it is.
+    pub host: Text,
+    /// What becomes of it.
+    pub state: LinkState,
+}
+
+/// Whether an interface is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// It is set up.
+    Up,
+    /// It is set down.
+    Down,
+}
+
+/// Keys of `stream`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Stream {
+    /// The container or node that pings.
+    pub from: Text,
+    /// The container, node or address that is pinged.
+    pub to: Text,
+    /// Milliseconds from one ping to the next.
+    #[serde(default = "Stream::every_ms")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub every_ms: u16,
+    /// How many pings may stay without a reply before the case fails.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    pub max_lost: u16,
+    /// The steps that run meanwhile. The stream ends after the last of them.
+    #[schemars(length(min = 1))]
+    pub during: Vec<Step>,
+}
+
+impl Stream {
+    pub(super) fn every_ms() -> u16 {
+        10
+    }
+}
+
+/// Keys of `wait-route`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WaitRoute {
+    /// The node whose relay is asked.
+    pub node: Text,
+    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`.
+    pub to: Text,
+    /// The node that it is to be sent to. Left out: until there is no route to it.
+    pub via: Option<Text>,
+    /// Milliseconds after which the case fails.
+    #[serde(default = "WaitRoute::within_ms")]
+    #[schemars(range(min = 1, max = 60000))]
+    pub within_ms: u16,
+}
+
+impl WaitRoute {
+    pub(super) fn within_ms() -> u16 {
+        5000
+    }
+}
+
+/// `leases` has no keys.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Leases {}
+
+/// Keys of `subnet-file`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SubnetFile {
+    /// The node.
+    pub node: Text,
+}
+
+fn ttls(_: &mut SchemaGenerator) -> Schema {
+    values(1, u8::MAX.into())
+}
+
+fn sizes(_: &mut SchemaGenerator) -> Schema {
+    values(0, MAX_SIZE)
+}
+
+fn values(minimum: u16, maximum: u16) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "anyOf": [
+                { "type": "integer", "minimum": minimum, "maximum": maximum },
+                { "type": "string", "pattern": r"^\s*\d+\s*-\s*\d+\s*$" }
+            ]
+        }
+    })
+}

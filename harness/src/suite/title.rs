@@ -1,0 +1,120 @@
+//! A step as one line of text.
+
+use std::fmt::Display;
+
+use super::step::{By, LinkState, Step, Stream, Traceroute, Udp, WaitRoute};
+
+impl Step {
+    /// The step in one line, as a snapshot's heading shows it: what was written in the suite file, defaults left out.
+    ///
+    /// Parts are set apart by two spaces: `ping c1 > c2  count 2  ttl 3`. A stream's inner steps are not part of it.
+    pub fn title(&self) -> String {
+        let (step, knobs) = match self {
+            Self::Say(prose) => (prose.split_whitespace().collect::<Vec<_>>().join(" "), vec![]),
+            Self::Ping(ping) => {
+                let mut knobs = Vec::from_iter(unless(ping.count(), 1, "count"));
+                knobs.extend(ping.probe().knobs());
+                (format!("ping {} > {}", ping.from, ping.to), knobs)
+            }
+            Self::PingAll(_) => ("ping-all".to_owned(), vec![]),
+            Self::Udp(udp) => {
+                let mut knobs = Vec::from_iter(unless(udp.port, Udp::port(), "port"));
+                knobs.extend(udp.probe().knobs());
+                (format!("udp {} > {}", udp.from, udp.to), knobs)
+            }
+            Self::Traceroute(Traceroute { from, to, by, max }) => {
+                let mut knobs = Vec::from_iter((*by == By::Icmp).then(|| "by icmp".to_owned()));
+                knobs.extend(unless(*max, Traceroute::max(), "max"));
+                (format!("traceroute {from} > {to}"), knobs)
+            }
+            Self::PutLease(lease) => {
+                (format!("put-lease {}", lease.subnet), vec![format!("owner {}", lease.owner)])
+            }
+            Self::DeleteLease(lease) => (format!("delete-lease {}", lease.subnet), vec![]),
+            Self::StartRelay(relay) => (format!("start-relay {}", relay.node), vec![]),
+            Self::StopRelay(relay) => (format!("stop-relay {}", relay.node), vec![]),
+            Self::KillRelay(relay) => (format!("kill-relay {}", relay.node), vec![]),
+            Self::StartEtcd(etcd) => (format!("start-etcd {}", etcd.member()), vec![]),
+            Self::StopEtcd(etcd) => (format!("stop-etcd {}", etcd.member()), vec![]),
+            Self::Link(link) => {
+                let state = match link.state {
+                    LinkState::Up => "up",
+                    LinkState::Down => "down",
+                };
+                (format!("link {} {state}", link.host), vec![])
+            }
+            Self::Stream(stream) => {
+                let every = unless(stream.every_ms, Stream::every_ms(), "every").map(|every| every + " ms");
+                let mut knobs = Vec::from_iter(every);
+                knobs.extend(unless(stream.max_lost, 0, "max-lost"));
+                (format!("stream {} > {}", stream.from, stream.to), knobs)
+            }
+            Self::WaitRoute(WaitRoute { node, to, via, within_ms }) => {
+                let mut knobs = vec![via.as_ref().map_or("gone".to_owned(), |via| format!("via {via}"))];
+                knobs.extend(
+                    unless(*within_ms, WaitRoute::within_ms(), "within").map(|within| within + " ms"),
+                );
+                (format!("wait-route {node} > {to}"), knobs)
+            }
+            Self::Leases(_) => ("leases".to_owned(), vec![]),
+            Self::SubnetFile(file) => (format!("subnet-file {}", file.node), vec![]),
+        };
+        std::iter::once(step).chain(knobs).collect::<Vec<_>>().join("  ")
+    }
+}
+
+/// A knob's text, unless it has the value that it has anyway.
+fn unless<T: PartialEq + Display>(value: T, default: T, name: &str) -> Option<String> {
+    (value != default).then(|| format!("{name} {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    fn title(step: &str) -> String {
+        Step::deserialize(toml::Deserializer::parse(step).unwrap()).unwrap().title()
+    }
+
+    #[test]
+    fn a_title_has_what_was_written_without_defaults() {
+        let titles = [
+            ("say = 'One\\n two.'", "One\\n two."),
+            ("ping = { from = 'c1', to = 'c2', count = 1, ttl = 64, size = 56, df = false }", "ping c1 > c2"),
+            ("ping = { from = 'c1', to = 'c2', count = 2, ttl = 3 }", "ping c1 > c2  count 2  ttl 3"),
+            ("ping = { from = 'a', to = '10.5.9.9', size = 0, df = true }", "ping a > 10.5.9.9  size 0  df"),
+            ("ping = { from = 'c1', to = 'c2', ttls = ['1-3', 64] }", "ping c1 > c2  ttls 1-3,64"),
+            ("ping-all = {}", "ping-all"),
+            ("udp = { from = 'c1', to = 'c2', port = 53, sizes = [0] }", "udp c1 > c2  port 53  sizes 0"),
+            (
+                "traceroute = { from = 'c1', to = 'c2', by = 'icmp', max = 8 }",
+                "traceroute c1 > c2  by icmp  max 8",
+            ),
+            ("traceroute = { from = 'c1', to = 'c2' }", "traceroute c1 > c2"),
+            ("put-lease = { subnet = 'b', owner = 'c' }", "put-lease b  owner c"),
+            ("delete-lease = { subnet = '10.5.9.0/24' }", "delete-lease 10.5.9.0/24"),
+            ("kill-relay = { node = 'a' }", "kill-relay a"),
+            ("stop-etcd = {}", "stop-etcd etcd"),
+            ("link = { host = 'b', state = 'down' }", "link b down"),
+            ("stream = { from = 'c1', to = 'c2', during = [] }", "stream c1 > c2"),
+            (
+                "stream = { from = 'c1', to = 'c2', every-ms = 5, max-lost = 9, during = [] }",
+                "stream c1 > c2  every 5 ms  max-lost 9",
+            ),
+            ("wait-route = { node = 'a', to = 'b', via = 'c' }", "wait-route a > b  via c"),
+            ("wait-route = { node = 'a', to = 'b', within-ms = 9 }", "wait-route a > b  gone  within 9 ms"),
+            ("leases = {}", "leases"),
+            ("subnet-file = { node = 'a' }", "subnet-file a"),
+        ];
+        for (step, expected) in titles {
+            assert_eq!(title(step), expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn prose_is_one_line() {
+        assert_eq!(title("say = \"\"\"\nOne\n two.\n\"\"\""), "One two.");
+    }
+}

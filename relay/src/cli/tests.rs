@@ -1,0 +1,98 @@
+use super::*;
+
+fn parse(arguments: &[&str]) -> Result<Options, String> {
+    let arguments = std::iter::once("relay").chain(arguments.iter().copied()).map(OsString::from);
+    Options::parse_from_go(arguments).map_err(|error| error.to_string())
+}
+
+#[test]
+fn flags_are_taken_with_one_dash_or_two_with_a_space_or_an_equals_sign() {
+    for arguments in [
+        &["--etcd-prefix=/x", "--iface=eth0", "--iface=eth1"][..],
+        &["-etcd-prefix", "/x", "-iface", "eth0", "-iface=eth1"],
+        &["--etcd-prefix", "/x", "--iface", "eth0", "--iface", "eth1"],
+    ] {
+        let options = parse(arguments).unwrap();
+        assert_eq!(options.etcd_prefix, "/x");
+        assert_eq!(options.iface, ["eth0", "eth1"]);
+    }
+}
+
+#[test]
+fn booleans_take_a_value_by_an_equals_sign_only() {
+    assert!(!parse(&[]).unwrap().version);
+    for arguments in [["-version"], ["--version=true"], ["--version=T"]] {
+        assert!(parse(&arguments).unwrap().version);
+    }
+    assert!(!parse(&["--version=0"]).unwrap().version);
+    assert!(parse(&["--version", "false"]).is_err());
+    assert!(parse(&["--version=yes"]).is_err());
+}
+
+#[test]
+fn defaults_are_flanneld_s() {
+    let options = parse(&[]).unwrap();
+    assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    let config = options.into_config();
+    assert_eq!(config.etcd.prefix, "/coreos.com/network");
+    assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+    assert_eq!(config.renew_margin, Duration::from_secs(3600));
+    assert_eq!(config.healthz, None);
+    assert_eq!(config.underlay.public_ip, None);
+}
+
+#[test]
+fn the_verbosity_is_a_number() {
+    for arguments in [&["-v=2"][..], &["-v", "2"], &["--v=2"]] {
+        assert_eq!(parse(arguments).unwrap().verbosity, 2);
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for arguments in [
+        ["--subnet-lease-renew-margin=0"],
+        ["--subnet-lease-renew-margin=1440"],
+        ["--public-ip=fd00::1"],
+        ["--healthz-port=65536"],
+        ["--etcd-endpoints=https://10.0.0.1:2379"],
+        ["--no-such-flag"],
+    ] {
+        assert!(parse(&arguments).is_err(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
+    for arguments in [
+        &["--kube-subnet-mgr"][..],
+        &["-kube-api-url", "http://10.0.0.1"],
+        &["--ip-masq"],
+        &["--ip-masq=true"],
+        &["--iptables-forward-rules"],
+        &["--public-ipv6=fd00::1"],
+    ] {
+        let message = parse(arguments).unwrap_err();
+        assert!(message.contains("is not supported"), "{message}");
+    }
+}
+
+#[test]
+fn a_flag_that_asks_for_nothing_is_taken() {
+    parse(&[
+        "--ip-masq=false",
+        "-iptables-forward-rules=false",
+        "--kube-subnet-mgr=0",
+        "--iptables-resync",
+        "5",
+    ])
+    .unwrap();
+}
+
+#[test]
+fn an_unsupported_variable_of_the_environment_is_declined_by_name() {
+    let environment = |name: &str| (name == "FLANNELD_IP_MASQ").then(|| "true".to_owned());
+    let message = go_flags::unsupported(&[], environment).unwrap();
+    assert!(message.starts_with("FLANNELD_IP_MASQ is not supported"), "{message}");
+    assert_eq!(go_flags::unsupported(&[], |_| Some(String::new())), None);
+}

@@ -1,0 +1,319 @@
+//! Start-up and shut-down order: the one place that knows all parts.
+//!
+//! What can fail for good (interface, port, device) is tried before a lease is taken, so that a failed start leaves
+//! nothing in the registry.
+
+use std::{
+    net::{IpAddr, SocketAddrV4},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use rtnetlink::Handle;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    datapath::{
+        ENCAPSULATION,
+        routes::Routes,
+        threads::{DataPath, DataPathError, Running},
+        tun::{Tun, TunError},
+        udp::{self, SocketError},
+    },
+    host::{
+        device::{self, DeviceConfig, DeviceError},
+        notify,
+        subnet_env::{self, SubnetEnv, SubnetEnvError},
+    },
+    http::{self, Health, ListenError, Sources},
+    network::{Network, NetworkError},
+    registry::{
+        Registry, RegistryError,
+        acquire::{AcquireError, Claim, Held, acquire},
+        backoff::Backoff,
+        etcd::{Etcd, EtcdOptions},
+        follow::Follower,
+        hold::hold,
+        table::LeaseTable,
+    },
+    underlay::{self, Selection, Underlay, UnderlayError},
+};
+
+/// The pattern of the device's name.
+const DEVICE: &str = "flannel%d";
+
+/// Smallest MTU that IPv4 allows a link (RFC 791).
+const MIN_MTU: u32 = 68;
+
+/// Between attempts to read the network config, as in flannel.
+const CONFIG_RETRY: Duration = Duration::from_secs(1);
+
+/// What the daemon is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The registry.
+    pub etcd: EtcdOptions,
+    /// How to find the underlay's interface.
+    pub underlay: Selection,
+    /// Where to write `subnet.env`.
+    pub subnet_file: PathBuf,
+    /// How long before its expiry the lease is renewed.
+    pub renew_margin: Duration,
+    /// Where to serve health checks and metrics.
+    pub healthz: Option<(IpAddr, u16)>,
+}
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each wraps the error that explains itself")]
+pub enum DaemonError {
+    #[error("starting the event loop: {0}")]
+    Runtime(std::io::Error),
+    #[error("opening a netlink socket: {0}")]
+    Netlink(std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("interface {interface} has an MTU of {mtu}, too small for a tunnel")]
+    Mtu { interface: String, mtu: u32 },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    SubnetEnv(#[from] SubnetEnvError),
+    #[error(transparent)]
+    DataPath(#[from] DataPathError),
+}
+
+impl DaemonError {
+    /// 3 when this machine stands in the way, 4 when the cluster's configuration does, 5 when the device was taken
+    /// away while running, 1 otherwise.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Listen(_)
+            | Self::Underlay(_)
+            | Self::Mtu { .. }
+            | Self::Socket(_)
+            | Self::Tun(_)
+            | Self::Device(_)
+            | Self::SubnetEnv(_) => 3,
+            Self::Network(_) | Self::Acquire(_) => 4,
+            Self::DataPath(DataPathError::DeviceGone(_)) => 5,
+            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(_) => 1,
+        })
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or until it cannot go on.
+///
+/// # Errors
+/// What stood in the way.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
+    let result = runtime.block_on(run_until_signal(config));
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+    let mut tasks = JoinSet::new();
+    let mut started = None;
+    let result = tokio::select! {
+        result = start_and_watch(config, &mut tasks, &mut started) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("second signal, ending at once");
+        std::process::exit(1);
+    });
+    if let Some(running) = started {
+        tracing::info!("stopping");
+        // On a thread of its own, so that a second signal is still seen.
+        if tokio::task::spawn_blocking(|| Running::stop(running)).await.is_err() {
+            tracing::error!("the data path could not be stopped in order");
+        }
+    }
+    result
+}
+
+/// Starts everything, then waits for the data path to fail. The data path goes to `started`, to be stopped by the
+/// caller, who may drop this future at any point.
+async fn start_and_watch(
+    config: Config,
+    tasks: &mut JoinSet<()>,
+    started: &mut Option<Running>,
+) -> Result<(), DaemonError> {
+    let health = Arc::new(Health::starting("starting"));
+    let sources = Arc::new(Sources::new(Arc::clone(&health)));
+    if let Some((ip, port)) = config.healthz {
+        let listener = http::listen(ip, port).await?;
+        tasks.spawn(http::serve(listener, Arc::clone(&sources)));
+    }
+    let (connection, netlink, _) = rtnetlink::new_connection().map_err(DaemonError::Netlink)?;
+    tasks.spawn(connection);
+
+    let underlay = underlay::choose(&netlink, &config.underlay).await?;
+    tracing::info!(
+        interface = underlay.interface, address = %underlay.address, public_ip = %underlay.public_ip,
+        mtu = underlay.mtu, "underlay chosen"
+    );
+    let mtu = underlay.mtu.saturating_sub(ENCAPSULATION);
+    if mtu < MIN_MTU {
+        return Err(DaemonError::Mtu { interface: underlay.interface, mtu: underlay.mtu });
+    }
+
+    let registry = Arc::new(Etcd::new(config.etcd));
+    let network = read_network(&*registry, &health).await?;
+    tracing::info!(
+        network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,
+        max = %network.subnet_max, port = network.port, "network config read"
+    );
+
+    let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
+    let icmp = udp::open_icmp()?;
+    let tun = Tun::create(DEVICE)?;
+    let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
+    let subnet = held.lease.subnet;
+    set_up_device(&netlink, &tun, &network, &held, mtu).await?;
+
+    let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
+    // Set once, here.
+    let _ = sources.routes.set(Arc::clone(&routes));
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let data_path = DataPath {
+        tun,
+        udp,
+        icmp,
+        port: network.port,
+        own_subnet: subnet,
+        routes: Arc::clone(&routes),
+        counters: Arc::clone(&sources.counters),
+    };
+    *started = Some(data_path.start(&failed)?);
+
+    health.waiting("listing the leases of other nodes");
+    let (own, own_seen) = watch::channel(None);
+    let follower = Follower {
+        registry: Arc::clone(&registry),
+        table: LeaseTable::new(network.clone(), held.lease),
+        routes,
+        own,
+        stats: Arc::clone(&sources.follow),
+    };
+    tasks.spawn(follower.run());
+    tasks.spawn(hold(registry, held, own_seen.clone(), config.renew_margin, Arc::clone(&health)));
+
+    SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: false }.write(&config.subnet_file)?;
+    tracing::info!(path = %config.subnet_file.display(), "subnet file written");
+    tokio::select! {
+        () = announce_ready(own_seen, &health) => {}
+        error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),
+    }
+    failures.recv().await.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Ready means that the routes to other nodes are in place.
+async fn announce_ready<T>(mut listed: watch::Receiver<Option<T>>, health: &Health) {
+    if listed.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    health.started();
+    tracing::info!("ready");
+    if let Err(error) = notify::ready() {
+        tracing::warn!(%error, "systemd was not told");
+    }
+}
+
+/// Reads the network config, trying until it is there and can be used; only a choice that relay does not offer is
+/// final.
+async fn read_network<R: Registry>(registry: &R, health: &Health) -> Result<Network, DaemonError> {
+    let mut last = String::new();
+    loop {
+        let reason = match registry.config().await {
+            Ok(bytes) => match Network::parse(&bytes) {
+                Ok(network) => return Ok(network),
+                Err(error @ NetworkError::Unsupported { .. }) => return Err(error.into()),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if reason != last {
+            tracing::warn!(reason, "no network config yet, trying every second");
+            health.waiting(reason.clone());
+            last = reason;
+        }
+        sleep(CONFIG_RETRY).await;
+    }
+}
+
+async fn take_lease<R: Registry>(
+    registry: &R,
+    network: &Network,
+    underlay: &Underlay,
+    subnet_file: &std::path::Path,
+    health: &Health,
+) -> Result<Held, DaemonError> {
+    health.waiting("acquiring a subnet");
+    let claim = Claim { public_ip: underlay.public_ip, previous: subnet_env::previous_subnet(subnet_file) };
+    let mut backoff = Backoff::reconnect();
+    loop {
+        match acquire(registry, network, claim).await {
+            Ok(held) => {
+                tracing::info!(subnet = %held.lease.subnet, revision = held.written.mod_revision, "lease acquired");
+                return Ok(held);
+            }
+            Err(AcquireError::Registry(error @ RegistryError::Missing(_))) => {
+                return Err(AcquireError::from(error).into());
+            }
+            Err(AcquireError::Registry(error)) => {
+                tracing::warn!(%error, "no lease yet, trying again");
+                health.waiting(format!("acquiring a subnet: {error}"));
+                sleep(backoff.pause()).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn set_up_device(
+    netlink: &Handle,
+    tun: &Tun,
+    network: &Network,
+    held: &Held,
+    mtu: u32,
+) -> Result<(), DaemonError> {
+    let index = nix::net::if_::if_nametoindex(tun.name()).map_err(|errno| TunError::Failed {
+        step: "finding the TUN device that was just created",
+        source: errno.into(),
+    })?;
+    let address = held.lease.subnet.network();
+    device::configure(netlink, tun.name(), DeviceConfig { index, mtu, address, network: network.prefix })
+        .await?;
+    tracing::info!(device = tun.name(), %address, mtu, route = %network.prefix, "device up");
+    Ok(())
+}

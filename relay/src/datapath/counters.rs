@@ -1,0 +1,232 @@
+//! What the data path counts: packets, octets, drops by reason, ICMP errors.
+//!
+//! Each thread writes its own [`Direction`] and nobody else does, so a count is a relaxed load and store with no
+//! locked instruction. Once traffic rests, `packets_in = packets_out + sum(drops)` in each direction.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::wire::icmpv4;
+
+/// A count with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. To be called from one thread only.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! drop_reasons {
+    ($($variant:ident $name:literal $help:literal,)*) => {
+        /// Why a packet was not passed on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum DropReason {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The reason's name in `/metrics`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Short "short" "Fewer octets than an IPv4 header has.",
+    NotIpv4 "not-ipv4" "The version field is not 4; on the TUN these are the kernel's own IPv6 messages.",
+    BadHeaderLength "bad-header-length" "The header length is under 20 octets or past the end of the packet.",
+    BadTotalLength "bad-total-length" "The total length is smaller than the header or larger than what arrived.",
+    BadHeaderChecksum "bad-header-checksum" "The IPv4 header checksum does not verify.",
+    NoRoute "no-route" "No lease covers the destination.",
+    TtlExpired "ttl-expired" "The TTL ran out in the relay.",
+    TooLong "too-long" "The underlay refuses a datagram of this length (EMSGSIZE).",
+    SendFailed "send-failed" "The kernel refused to send the datagram: underlay down, no route to the node, or filtered.",
+    MartianSource "martian-source" "The inner source is no unicast address that may cross a network.",
+    UnknownSource "unknown-source" "No lease covers the inner source.",
+    SpoofedSource "spoofed-source" "The datagram came from another node than the one that leases the inner source.",
+    ForeignDestination "foreign-destination" "The inner destination is not in this node's subnet.",
+    WriteFailed "write-failed" "The kernel refused the packet on the TUN: the device is down or out of memory.",
+}
+
+impl DropReason {
+    /// Reasons that can occur from the TUN to the underlay.
+    pub const OUTBOUND: &'static [Self] = &[
+        Self::Short,
+        Self::NotIpv4,
+        Self::BadHeaderLength,
+        Self::BadTotalLength,
+        Self::BadHeaderChecksum,
+        Self::NoRoute,
+        Self::TtlExpired,
+        Self::TooLong,
+        Self::SendFailed,
+    ];
+
+    /// Reasons that can occur from the underlay to the TUN.
+    pub const INBOUND: &'static [Self] = &[
+        Self::Short,
+        Self::NotIpv4,
+        Self::BadHeaderLength,
+        Self::BadTotalLength,
+        Self::BadHeaderChecksum,
+        Self::MartianSource,
+        Self::UnknownSource,
+        Self::SpoofedSource,
+        Self::ForeignDestination,
+        Self::TtlExpired,
+        Self::WriteFailed,
+    ];
+}
+
+/// Why an ICMP error was not sent although a packet was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpSuppressed {
+    /// The rules of RFC 1122 section 3.2.2 forbid it.
+    Forbidden,
+    /// The token bucket was empty.
+    RateLimited,
+    /// The kernel did not take it: no route to the source, or its queue was full.
+    SendFailed,
+}
+
+impl IcmpSuppressed {
+    /// Every cause.
+    pub const ALL: [Self; 3] = [Self::Forbidden, Self::RateLimited, Self::SendFailed];
+
+    /// The cause's name in `/metrics`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate-limited",
+            Self::SendFailed => "send-failed",
+        }
+    }
+}
+
+/// Names of the ICMP errors in `/metrics`, in the order of [`Direction::icmp_sent`].
+pub const ICMP_TYPES: [&str; 3] = ["net-unreachable", "time-exceeded", "fragmentation-needed"];
+
+/// What one thread of the data path counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Direction {
+    /// Packets taken in.
+    pub packets_in: Counter,
+    /// Octets taken in.
+    pub bytes_in: Counter,
+    /// Packets passed on.
+    pub packets_out: Counter,
+    /// Octets passed on.
+    pub bytes_out: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+    icmp_sent: [Counter; ICMP_TYPES.len()],
+    icmp_suppressed: [Counter; IcmpSuppressed::ALL.len()],
+}
+
+impl Direction {
+    /// Counts a packet of `bytes` octets taken in.
+    pub fn received(&self, bytes: usize) {
+        self.packets_in.add(1);
+        self.bytes_in.add(bytes as u64);
+    }
+
+    /// Counts a packet of `bytes` octets passed on.
+    pub fn passed(&self, bytes: usize) {
+        self.packets_out.add(1);
+        self.bytes_out.add(bytes as u64);
+    }
+
+    /// Counts a packet that ended here.
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Packets that ended here for this reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+
+    /// Counts an ICMP error that the kernel took.
+    pub fn answered(&self, error: icmpv4::Error) {
+        let index = match error {
+            icmpv4::Error::NetUnreachable => 0,
+            icmpv4::Error::TimeExceeded => 1,
+            icmpv4::Error::FragmentationNeeded { .. } => 2,
+        };
+        self.icmp_sent[index].add(1);
+    }
+
+    /// ICMP errors sent, in the order of [`ICMP_TYPES`].
+    pub fn icmp_sent(&self) -> [u64; ICMP_TYPES.len()] {
+        self.icmp_sent.each_ref().map(Counter::get)
+    }
+
+    /// Counts an ICMP error that was not sent.
+    pub fn suppressed(&self, cause: IcmpSuppressed) {
+        self.icmp_suppressed[cause as usize].add(1);
+    }
+
+    /// ICMP errors that were not sent, in the order of [`IcmpSuppressed::ALL`].
+    pub fn icmp_suppressed(&self) -> [u64; IcmpSuppressed::ALL.len()] {
+        self.icmp_suppressed.each_ref().map(Counter::get)
+    }
+}
+
+/// All that the data path counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// From the TUN to the underlay.
+    pub outbound: Direction,
+    /// From the underlay to the TUN.
+    pub inbound: Direction,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_is_kebab_case_unique_explained_and_belongs_to_a_direction() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for reason in DropReason::ALL {
+            assert!(reason.name().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+            assert!(reason.help().ends_with('.'));
+            assert!(DropReason::OUTBOUND.contains(reason) || DropReason::INBOUND.contains(reason));
+        }
+    }
+
+    #[test]
+    fn each_reason_has_its_own_count() {
+        let direction = Direction::default();
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            for _ in 0..=index {
+                direction.dropped(*reason);
+            }
+        }
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(direction.drops(*reason), index as u64 + 1);
+        }
+    }
+}

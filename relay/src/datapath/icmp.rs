@@ -1,0 +1,228 @@
+//! ICMP errors about packets that end in the relay: when they may be sent, and what they say.
+//!
+//! flannel's proxy writes its errors into the TUN with a local source, which Linux discards as martian. Here they
+//! leave through a raw socket: the kernel routes them to the inner source and picks the address of that way as
+//! their source, the bridge's towards a container of this node, the TUN's towards one of another.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use super::admission::is_martian;
+use crate::wire::{
+    checksum,
+    icmpv4::{self, ERROR_HEADER, Error},
+    ipv4::{self, MIN_HEADER, Packet},
+};
+
+/// Octets of the longest error datagram (RFC 1812 section 4.3.2.3).
+pub const MAX_DATAGRAM: usize = 576;
+
+/// Precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
+const TOS: u8 = 0xc0;
+
+const TTL: u8 = 64;
+
+/// A whole error datagram for an `IPPROTO_RAW` socket, and where it goes.
+#[derive(Debug)]
+pub struct Datagram {
+    bytes: [u8; MAX_DATAGRAM],
+    length: usize,
+    destination: Ipv4Addr,
+}
+
+impl Datagram {
+    /// The datagram. Its source, identification and header checksum are left to the kernel.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// The rejected packet's source.
+    pub fn destination(&self) -> Ipv4Addr {
+        self.destination
+    }
+}
+
+/// The error to send about `offender`, or none where RFC 1122 section 3.2.2 forbids it: about an ICMP error, a
+/// fragment other than the first, a packet to or from an address that is not one host's.
+#[must_use]
+pub fn error_about(offender: &[u8], error: Error) -> Option<Datagram> {
+    let packet = Packet::new_checked(offender).ok()?;
+    let (source, destination) = (packet.source(), packet.destination());
+    if packet.fragment_offset() != 0
+        || is_martian(source)
+        || matches!(destination.octets()[0], 224..=239 | 255)
+    {
+        return None;
+    }
+    if packet.protocol() == icmpv4::PROTOCOL
+        && packet.payload().first().is_none_or(|kind| icmpv4::is_error_type(*kind))
+    {
+        return None;
+    }
+
+    let quote = packet.as_bytes();
+    let quote = &quote[..quote.len().min(MAX_DATAGRAM - MIN_HEADER - ERROR_HEADER)];
+    let length = MIN_HEADER + ERROR_HEADER + quote.len();
+    let mut bytes = [0; MAX_DATAGRAM];
+    bytes[..MIN_HEADER].copy_from_slice(&ipv4::raw_header(TOS, length as u16, TTL, icmpv4::PROTOCOL, source));
+    let message = &mut bytes[MIN_HEADER..length];
+    message[..ERROR_HEADER].copy_from_slice(&error.header());
+    message[ERROR_HEADER..].copy_from_slice(quote);
+    let sum = checksum::checksum(message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    Some(Datagram { bytes, length, destination: source })
+}
+
+/// Limits errors to a steady rate with bursts (RFC 1812 section 4.3.2.8).
+#[derive(Debug)]
+pub struct TokenBucket {
+    burst: u32,
+    interval: Duration,
+    tokens: u32,
+    refilled: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket of `burst` tokens that gains `rate` tokens a second. `rate` must not be zero.
+    #[must_use]
+    pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
+        Self { burst, interval: Duration::from_secs(1) / rate, tokens: burst, refilled: now }
+    }
+
+    /// Takes a token if there is one at `now`.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.refilled);
+        let gained = elapsed.as_nanos() / self.interval.as_nanos();
+        if gained >= u128::from(self.burst - self.tokens) {
+            self.tokens = self.burst;
+            self.refilled = now;
+        } else {
+            // Fewer than `burst`, so the product and the casts are in range.
+            self.tokens += gained as u32;
+            self.refilled += self.interval * gained as u32;
+        }
+        let available = self.tokens > 0;
+        self.tokens -= u32::from(available);
+        available
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ipv4::{test_packet, test_seal};
+    use proptest::prelude::*;
+
+    const SENDER: Ipv4Addr = Ipv4Addr::new(10, 5, 56, 2);
+    const ABSENT: Ipv4Addr = Ipv4Addr::new(10, 5, 99, 1);
+
+    fn answer_to(packet: &[u8]) -> Option<Datagram> {
+        error_about(packet, Error::NetUnreachable)
+    }
+
+    #[test]
+    fn the_error_quotes_a_short_packet_whole_and_no_more() {
+        let packet = test_packet(SENDER, ABSENT, 64, 17, b"sixteen octets..");
+        let error = answer_to(&packet).unwrap();
+        let bytes = error.as_bytes();
+        assert_eq!(error.destination(), SENDER);
+        assert_eq!(bytes.len(), 20 + 8 + packet.len());
+        assert_eq!(&bytes[28..], &packet[..]);
+        assert_eq!(&bytes[20..22], &[3, 0]);
+        assert_eq!(checksum::sum(&bytes[20..]), 0xffff);
+        assert_eq!((bytes[1], bytes[8], bytes[9]), (0xc0, 64, 1));
+    }
+
+    #[test]
+    fn the_error_is_576_octets_at_most() {
+        let packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 1400]);
+        let error = answer_to(&packet).unwrap();
+        assert_eq!(error.as_bytes().len(), 576);
+        assert_eq!(&error.as_bytes()[28..], &packet[..548]);
+    }
+
+    #[test]
+    fn padding_is_not_quoted() {
+        let mut packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 8]);
+        packet.extend_from_slice(&[0xee; 100]);
+        assert_eq!(answer_to(&packet).unwrap().as_bytes().len(), 28 + 28);
+    }
+
+    #[test]
+    fn fragmentation_needed_carries_the_mtu() {
+        let packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 8]);
+        let error = error_about(&packet, Error::FragmentationNeeded { mtu: 1372 }).unwrap();
+        assert_eq!(&error.as_bytes()[20..22], &[3, 4]);
+        assert_eq!(&error.as_bytes()[26..28], &1372u16.to_be_bytes());
+    }
+
+    #[test]
+    fn an_icmp_error_gets_no_error_and_an_echo_request_does() {
+        for kind in 0..=255 {
+            let packet = test_packet(SENDER, ABSENT, 64, 1, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+            let answered = answer_to(&packet).is_some();
+            assert_eq!(answered, ![3, 4, 5, 11, 12].contains(&kind), "type {kind}");
+        }
+        assert!(answer_to(&test_packet(SENDER, ABSENT, 64, 1, &[])).is_none(), "type unknown");
+    }
+
+    #[test]
+    fn the_first_fragment_is_answered_and_later_ones_are_not() {
+        let mut packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 16]);
+        packet[6..8].copy_from_slice(&0x2000u16.to_be_bytes());
+        test_seal(&mut packet);
+        assert!(answer_to(&packet).is_some());
+        packet[6..8].copy_from_slice(&0x2001u16.to_be_bytes());
+        test_seal(&mut packet);
+        assert!(answer_to(&packet).is_none());
+    }
+
+    #[test]
+    fn addresses_that_are_not_one_hosts_get_no_error() {
+        for destination in [[224, 0, 0, 251], [239, 255, 255, 255], [255; 4]] {
+            assert!(answer_to(&test_packet(SENDER, destination.into(), 64, 17, &[7; 8])).is_none());
+        }
+        for source in [[0, 0, 0, 0], [0, 0, 0, 9], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert!(answer_to(&test_packet(source.into(), ABSENT, 64, 17, &[7; 8])).is_none());
+        }
+    }
+
+    #[test]
+    fn the_bucket_lets_a_burst_pass_and_then_the_rate() {
+        let start = Instant::now();
+        let mut bucket = TokenBucket::new(10, 3, start);
+        assert_eq!((0..5).filter(|_| bucket.take(start)).count(), 3);
+        assert!(!bucket.take(start + Duration::from_millis(99)));
+        assert!(bucket.take(start + Duration::from_millis(100)));
+        assert!(!bucket.take(start + Duration::from_millis(199)));
+        assert!(bucket.take(start + Duration::from_millis(200)));
+        let later = start + Duration::from_secs(3600);
+        assert_eq!((0..9).filter(|_| bucket.take(later)).count(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn errors_about_arbitrary_bytes_never_panic_and_never_exceed_what_arrived(
+            bytes in prop::collection::vec(any::<u8>(), 0..120)
+        ) {
+            if let Some(error) = answer_to(&bytes) {
+                prop_assert!(error.as_bytes().len() <= bytes.len() + 28);
+            }
+        }
+
+        #[test]
+        fn the_bucket_never_passes_more_than_burst_plus_rate(steps in prop::collection::vec(0u64..300, 1..200)) {
+            let start = Instant::now();
+            let mut bucket = TokenBucket::new(100, 20, start);
+            let mut now = start;
+            let mut passed = 0;
+            for step in steps {
+                now += Duration::from_millis(step);
+                passed += u128::from(bucket.take(now));
+            }
+            prop_assert!(passed <= 20 + (now - start).as_millis() / 10);
+        }
+    }
+}

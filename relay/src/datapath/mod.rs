@@ -1,0 +1,46 @@
+//! The data path: two blocking threads that carry packets between the TUN device and the UDP socket.
+//!
+//! [`outbound`] and [`inbound`] decide about one packet at a time, from bytes to a [`Verdict`]; the threads in
+//! [`threads`] own the file descriptors and carry the verdict out.
+
+pub mod admission;
+pub mod counters;
+pub mod icmp;
+pub mod inbound;
+pub mod outbound;
+pub mod routes;
+pub mod threads;
+pub mod tun;
+pub mod udp;
+
+use crate::wire::{icmpv4, ipv4::Malformed};
+use counters::DropReason;
+
+/// Room for the largest IPv4 packet.
+pub const MAX_PACKET: usize = 65_535;
+
+/// Octets that the tunnel adds to a packet: an IPv4 and a UDP header.
+pub const ENCAPSULATION: u32 = 28;
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict<Forward> {
+    /// It goes on.
+    Forward(Forward),
+    /// It ends here, counted under this reason.
+    Drop(DropReason),
+    /// It ends here, counted, and its source is told.
+    Reject(DropReason, icmpv4::Error),
+}
+
+impl From<Malformed> for DropReason {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Short => Self::Short,
+            Malformed::Version => Self::NotIpv4,
+            Malformed::HeaderLength => Self::BadHeaderLength,
+            Malformed::TotalLength => Self::BadTotalLength,
+            Malformed::Checksum => Self::BadHeaderChecksum,
+        }
+    }
+}

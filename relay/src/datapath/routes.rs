@@ -1,0 +1,253 @@
+//! Which node carries which subnet: the table that the control plane writes and the data path reads.
+//!
+//! Leases nearly always have the network's own subnet length, so the table is a flat array indexed by subnet
+//! number, one atomic word an entry: a route changes by one store and is read by one load. A lease of another length
+//! switches to longest-prefix match over an immutable copy, until the last such lease is gone.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use ipnet::Ipv4Net;
+
+/// Subnets that the flat array may hold; a larger network is looked up by longest prefix.
+const MAX_FLAT: u64 = 1 << 20;
+
+/// Set in an entry that is in use, since every next hop's bit pattern is a legal one.
+const VALID: u64 = 1;
+
+/// Subnets and the nodes that lease them.
+#[derive(Debug)]
+pub struct Routes {
+    base: u32,
+    shift: u32,
+    flat: Box<[AtomicU64]>,
+    use_prefixes: AtomicBool,
+    prefixes: ArcSwapOption<Prefixes>,
+    all: Mutex<BTreeMap<Ipv4Net, Ipv4Addr>>,
+    len: AtomicUsize,
+    revision: AtomicI64,
+    subnet_len: u8,
+}
+
+/// A change to one subnet's route: the next hop, or none to remove it.
+pub type Change = (Ipv4Net, Option<Ipv4Addr>);
+
+impl Routes {
+    /// An empty table for subnets of `subnet_len` bits within `network`. `subnet_len` is at least the network's
+    /// prefix length and at most 32.
+    #[must_use]
+    pub fn new(network: Ipv4Net, subnet_len: u8) -> Self {
+        let subnets = 1u64 << u32::from(subnet_len.saturating_sub(network.prefix_len()));
+        let size = if subnets <= MAX_FLAT { subnets as usize } else { 0 };
+        Self {
+            base: network.network().to_bits(),
+            shift: 32 - u32::from(subnet_len),
+            flat: (0..size).map(|_| AtomicU64::new(0)).collect(),
+            use_prefixes: AtomicBool::new(size == 0),
+            prefixes: ArcSwapOption::empty(),
+            all: Mutex::default(),
+            len: AtomicUsize::new(0),
+            revision: AtomicI64::new(0),
+            subnet_len,
+        }
+    }
+
+    /// The node that carries `destination`, if any does.
+    #[inline]
+    pub fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+        if self.use_prefixes.load(Ordering::Acquire) {
+            return self.prefixes.load().as_ref()?.lookup(destination);
+        }
+        let entry = self.flat.get(self.index(destination)?)?.load(Ordering::Relaxed);
+        (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
+    }
+
+    /// Applies `changes` in order, then records the registry revision that the table now reflects.
+    pub fn apply(&self, changes: &[Change], revision: i64) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for (subnet, next_hop) in changes {
+            match next_hop {
+                Some(node) => all.insert(*subnet, *node),
+                None => all.remove(subnet),
+            };
+            if subnet.prefix_len() == self.subnet_len
+                && let Some(entry) = self.index(subnet.network()).and_then(|index| self.flat.get(index))
+            {
+                let value = next_hop.map_or(0, |node| u64::from(node.to_bits()) << 32 | VALID);
+                entry.store(value, Ordering::Relaxed);
+            }
+        }
+        let mixed = self.flat.is_empty() || all.keys().any(|subnet| subnet.prefix_len() != self.subnet_len);
+        if mixed {
+            self.prefixes.store(Some(Prefixes::new(&all).into()));
+            self.use_prefixes.store(true, Ordering::Release);
+        } else if self.use_prefixes.swap(false, Ordering::Release) {
+            self.prefixes.store(None);
+        }
+        self.len.store(all.len(), Ordering::Relaxed);
+        self.revision.store(revision, Ordering::Release);
+    }
+
+    /// Records that the registry reached `revision` with nothing to change, or was reset to it.
+    pub fn set_revision(&self, revision: i64) {
+        self.revision.store(revision, Ordering::Release);
+    }
+
+    /// The registry revision that the table reflects.
+    pub fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Routes in the table.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no route.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every route, in order of subnet.
+    pub fn list(&self) -> Vec<(Ipv4Net, Ipv4Addr)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(subnet, node)| (*subnet, *node)).collect()
+    }
+
+    fn index(&self, address: Ipv4Addr) -> Option<usize> {
+        let offset = address.to_bits().checked_sub(self.base)?;
+        Some(offset.checked_shr(self.shift).unwrap_or(0) as usize)
+    }
+}
+
+/// An immutable longest-prefix-match table: one sorted list for each prefix length in use, longest first.
+#[derive(Debug)]
+struct Prefixes {
+    by_length: Vec<(u32, Vec<(u32, Ipv4Addr)>)>,
+}
+
+impl Prefixes {
+    fn new(routes: &BTreeMap<Ipv4Net, Ipv4Addr>) -> Self {
+        let mut by_length: BTreeMap<u8, Vec<(u32, Ipv4Addr)>> = BTreeMap::new();
+        for (subnet, node) in routes {
+            by_length.entry(subnet.prefix_len()).or_default().push((subnet.network().to_bits(), *node));
+        }
+        let by_length = by_length
+            .into_iter()
+            .rev()
+            .map(|(length, mut list)| {
+                list.sort_unstable_by_key(|(network, _)| *network);
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                (mask, list)
+            })
+            .collect();
+        Self { by_length }
+    }
+
+    fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.by_length.iter().find_map(|(mask, list)| {
+            let network = destination.to_bits() & mask;
+            let at = list.binary_search_by_key(&network, |(base, _)| *base).ok()?;
+            Some(list[at].1)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn node(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, 0, last)
+    }
+
+    fn naive(routes: &BTreeMap<Ipv4Net, Ipv4Addr>, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+        routes
+            .iter()
+            .filter(|(subnet, _)| subnet.contains(&destination))
+            .max_by_key(|(subnet, _)| subnet.prefix_len())
+            .map(|(_, node)| *node)
+    }
+
+    #[test]
+    fn an_address_outside_the_network_has_no_route() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        routes.apply(&[(net("10.5.0.0/24"), Some(node(1))), (net("10.5.255.0/24"), Some(node(2)))], 7);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 0, 9)), Some(node(1)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 255, 255)), Some(node(2)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 4, 255, 255)), None);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 6, 0, 0)), None);
+        assert_eq!(routes.lookup(Ipv4Addr::new(0, 0, 0, 0)), None);
+        assert_eq!((routes.len(), routes.revision()), (2, 7));
+    }
+
+    #[test]
+    fn removing_a_longer_prefix_falls_back_to_the_shorter() {
+        let routes = Routes::new(net("10.0.0.0/8"), 24);
+        let (wide, narrow) = (net("10.5.0.0/16"), net("10.5.7.0/24"));
+        routes.apply(&[(wide, Some(node(1))), (narrow, Some(node(2)))], 1);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(2)));
+        routes.apply(&[(narrow, None)], 2);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(1)));
+        routes.apply(&[(wide, None), (narrow, Some(node(3)))], 3);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(3)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 8, 1)), None);
+    }
+
+    #[test]
+    fn the_whole_address_space_may_be_the_network() {
+        let routes = Routes::new(net("0.0.0.0/0"), 24);
+        routes.apply(&[(net("255.255.255.0/24"), Some(node(1)))], 1);
+        assert_eq!(routes.lookup(Ipv4Addr::new(255, 255, 255, 255)), Some(node(1)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(1, 2, 3, 4)), None);
+    }
+
+    fn any_change(lengths: impl Strategy<Value = u8>) -> impl Strategy<Value = Change> {
+        (lengths, any::<u16>(), prop::option::weighted(0.7, 1u8..9)).prop_map(|(length, low, hop)| {
+            let address = Ipv4Addr::from_bits(0x0a05_0000 | u32::from(low));
+            (Ipv4Net::new(address, length).unwrap().trunc(), hop.map(node))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lookups_agree_with_a_naive_longest_prefix_match(
+            batches in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any_change(Just(24u8)), 0..6),
+                    prop::collection::vec(any_change(prop_oneof![Just(20u8), Just(24), Just(28)]), 0..6),
+                ], 0..8),
+            probes in prop::collection::vec(any::<u16>(), 16),
+        ) {
+            let routes = Routes::new(net("10.5.0.0/16"), 24);
+            let mut model = BTreeMap::new();
+            for (revision, batch) in batches.iter().enumerate() {
+                routes.apply(batch, revision as i64);
+                for (subnet, hop) in batch {
+                    match hop {
+                        Some(hop) => model.insert(*subnet, *hop),
+                        None => model.remove(subnet),
+                    };
+                }
+                let edges = model.keys().flat_map(|subnet: &Ipv4Net| [subnet.network(), subnet.broadcast()]);
+                let random = probes.iter().map(|low| Ipv4Addr::from_bits(0x0a05_0000 | u32::from(*low)));
+                for address in edges.chain(random) {
+                    prop_assert_eq!(routes.lookup(address), naive(&model, address), "{}", address);
+                }
+                prop_assert_eq!(routes.len(), model.len());
+            }
+        }
+    }
+}

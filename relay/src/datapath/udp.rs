@@ -1,0 +1,107 @@
+//! The tunnel's UDP socket, and the raw socket for ICMP errors.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+
+/// Octets asked of the kernel for each queue of the socket. The kernel's default of 208 KiB is one burst, and the
+/// packets that wait for the link address of a dead node would take all of it from the living ones.
+const QUEUE: libc::c_int = 16 << 20;
+
+/// How long a send may wait for room before the thread looks whether it is to stop.
+const SEND_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A socket of the data path could not be opened.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Another process has the port.
+    #[error(
+        "UDP port {0} is in use: is another relay or flanneld running? `ss -ulpn` tells; or set Backend.Port in the network config"
+    )]
+    InUse(SocketAddrV4),
+    /// The address is not this machine's.
+    #[error("cannot bind to {0}: the interface has lost the address")]
+    NoSuchAddress(SocketAddrV4),
+    /// A raw socket needs a privilege.
+    #[error("may not open a raw socket for ICMP errors: run as root or with CAP_NET_RAW")]
+    NotPermitted,
+    /// Anything else, with what was being done.
+    #[error("{step}: {source}")]
+    Failed {
+        /// What was being done.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> SocketError {
+    move |source| SocketError::Failed { step, source }
+}
+
+/// Opens the tunnel's socket at `address`, blocking, with large queues where the process may have them.
+///
+/// Path MTU discovery stays as the kernel has it (`IP_PMTUDISC_WANT`): a datagram longer than its path is
+/// fragmented on the underlay.
+///
+/// # Errors
+/// The port is taken or the address is not local.
+pub fn open(address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
+        .map_err(failed("opening a UDP socket"))?;
+    socket.bind(&SocketAddr::V4(address).into()).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => SocketError::InUse(address),
+        io::ErrorKind::AddrNotAvailable => SocketError::NoSuchAddress(address),
+        _ => SocketError::Failed { step: "binding the tunnel's UDP socket", source },
+    })?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT)).map_err(failed("limiting the wait to send"))?;
+    enlarge_queues(&socket);
+    Ok(socket.into())
+}
+
+fn enlarge_queues(socket: &Socket) {
+    use nix::sys::socket::setsockopt;
+    let (size, wanted) = (QUEUE as usize, QUEUE);
+    if setsockopt(socket, sockopt::RcvBufForce, &size).is_err()
+        || setsockopt(socket, sockopt::SndBufForce, &size).is_err()
+    {
+        // Without CAP_NET_ADMIN in the initial user namespace: as much as net.core.{r,w}mem_max allow.
+        let granted = socket
+            .set_recv_buffer_size(size)
+            .and_then(|()| socket.set_send_buffer_size(size))
+            .and_then(|()| Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?)));
+        tracing::info!(wanted, ?granted, "socket queues are limited by net.core.rmem_max and wmem_max");
+    }
+}
+
+/// Opens the socket that sends ICMP errors. It receives nothing and never blocks.
+///
+/// # Errors
+/// The process lacks `CAP_NET_RAW`.
+pub fn open_icmp() -> Result<Socket, SocketError> {
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    let socket =
+        Socket::new(Domain::IPV4, Type::RAW, Some(protocol)).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => SocketError::NotPermitted,
+            _ => SocketError::Failed { step: "opening a raw socket", source },
+        })?;
+    socket.set_nonblocking(true).map_err(failed("making the raw socket non-blocking"))?;
+    Ok(socket)
+}
+
+/// The path MTU towards `node` as the kernel knows it, in octets.
+///
+/// # Errors
+/// There is no route to the node.
+pub fn path_mtu(node: Ipv4Addr, port: u16) -> io::Result<u16> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((node, port))?;
+    let mtu = getsockopt(&socket, sockopt::IpMtu)?;
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}

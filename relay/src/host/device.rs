@@ -1,0 +1,62 @@
+//! The device's MTU, address and route, by rtnetlink.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, packet_route::route::RouteProtocol};
+use thiserror::Error;
+
+/// The device could not be set up.
+#[derive(Debug, Error)]
+#[error("{step}: {source}")]
+pub struct DeviceError {
+    step: String,
+    source: rtnetlink::Error,
+}
+
+/// How the device is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceConfig {
+    /// The kernel's number of the device.
+    pub index: u32,
+    /// The largest packet in octets.
+    pub mtu: u32,
+    /// Its address, with a length of 32 so that the kernel adds no broadcast route.
+    pub address: Ipv4Addr,
+    /// What is routed to it.
+    pub network: Ipv4Net,
+}
+
+/// Brings the device up and routes the network to it, in place of a route that another device may have left.
+///
+/// # Errors
+/// The kernel refuses a step.
+pub async fn configure(netlink: &Handle, name: &str, config: DeviceConfig) -> Result<(), DeviceError> {
+    let failed = |step: String| move |source| DeviceError { step, source };
+    let link = LinkUnspec::new_with_index(config.index).mtu(config.mtu).up().build();
+    netlink
+        .link()
+        .set(link)
+        .execute()
+        .await
+        .map_err(failed(format!("bringing {name} up with an MTU of {}", config.mtu)))?;
+    netlink
+        .address()
+        .add(config.index, config.address.into(), 32)
+        .replace()
+        .execute()
+        .await
+        .map_err(failed(format!("giving {name} the address {}/32", config.address)))?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(config.network.network(), config.network.prefix_len())
+        .output_interface(config.index)
+        .protocol(RouteProtocol::Boot)
+        .build();
+    netlink
+        .route()
+        .add(route)
+        .replace()
+        .execute()
+        .await
+        .map_err(failed(format!("routing {} to {name}", config.network)))
+}

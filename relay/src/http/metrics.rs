@@ -1,0 +1,193 @@
+//! What the daemon counts, as Prometheus text (exposition format 0.0.4).
+
+use std::{
+    fmt::{Display, Write},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+};
+
+use super::Health;
+use crate::{
+    datapath::{
+        counters::{Counters, DropReason, ICMP_TYPES, IcmpSuppressed},
+        routes::Routes,
+    },
+    registry::follow::FollowStats,
+};
+
+/// Where the numbers come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// Whether the daemon is ready.
+    pub health: Arc<Health>,
+    /// The data path's counts.
+    pub counters: Arc<Counters>,
+    /// The registry's state.
+    pub follow: Arc<FollowStats>,
+    /// The route table, once the network is known.
+    pub routes: OnceLock<Arc<Routes>>,
+}
+
+impl Sources {
+    /// All counts zero and no routes yet.
+    #[must_use]
+    pub fn new(health: Arc<Health>) -> Self {
+        Self { health, counters: Arc::default(), follow: Arc::default(), routes: OnceLock::new() }
+    }
+
+    /// The route table as a JSON array of `{"subnet":"10.5.2.0/24","public_ip":"192.0.2.2"}`, in order of subnet.
+    #[must_use]
+    pub fn routes_json(&self) -> String {
+        let routes = self.routes.get().map(|routes| routes.list()).unwrap_or_default();
+        let entry = |(subnet, node)| serde_json::json!({ "subnet": subnet, "public_ip": node });
+        serde_json::Value::Array(routes.into_iter().map(entry).collect()).to_string()
+    }
+
+    /// All metrics as text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut page = Page::default();
+        let (outbound, inbound) = (&self.counters.outbound, &self.counters.inbound);
+        for (place, what, packets, bytes) in [
+            ("tun_read", "read from the TUN", &outbound.packets_in, &outbound.bytes_in),
+            ("udp_sent", "sent to other nodes", &outbound.packets_out, &outbound.bytes_out),
+            ("udp_received", "received on the tunnel's port", &inbound.packets_in, &inbound.bytes_in),
+            ("tun_written", "written to the TUN", &inbound.packets_out, &inbound.bytes_out),
+        ] {
+            page.single(
+                &format!("relay_{place}_packets_total"),
+                "counter",
+                &format!("Packets {what}."),
+                packets.get(),
+            );
+            page.single(
+                &format!("relay_{place}_bytes_total"),
+                "counter",
+                &format!("Octets of packets {what}."),
+                bytes.get(),
+            );
+        }
+
+        let drops = "relay_drops_total";
+        page.head(drops, "counter", "Packets that ended in the relay, by reason.");
+        for (name, direction, reasons) in
+            [("outbound", outbound, DropReason::OUTBOUND), ("inbound", inbound, DropReason::INBOUND)]
+        {
+            for reason in reasons {
+                let labels = format!(r#"direction="{name}",reason="{}""#, reason.name());
+                page.labelled(drops, &labels, direction.drops(*reason));
+            }
+        }
+
+        let sent = "relay_icmp_sent_total";
+        page.head(sent, "counter", "ICMP errors sent to the sources of rejected packets.");
+        for (index, name) in ICMP_TYPES.iter().enumerate() {
+            let count = outbound.icmp_sent()[index] + inbound.icmp_sent()[index];
+            page.labelled(sent, &format!(r#"type="{name}""#), count);
+        }
+        let suppressed = "relay_icmp_suppressed_total";
+        page.head(suppressed, "counter", "ICMP errors that were not sent.");
+        for (index, cause) in IcmpSuppressed::ALL.iter().enumerate() {
+            let count = outbound.icmp_suppressed()[index] + inbound.icmp_suppressed()[index];
+            page.labelled(suppressed, &format!(r#"cause="{}""#, cause.name()), count);
+        }
+
+        let routes = self.routes.get();
+        page.single("relay_routes", "gauge", "Routes in the table.", routes.map_or(0, |routes| routes.len()));
+        page.single(
+            "relay_registry_revision",
+            "gauge",
+            "Registry revision that the route table reflects.",
+            routes.map_or(0, |routes| routes.revision()),
+        );
+        let connected = u8::from(self.follow.connected.load(Relaxed));
+        page.single(
+            "relay_registry_connected",
+            "gauge",
+            "Whether the watch on the registry is running.",
+            connected,
+        );
+        for (name, help, count) in [
+            (
+                "reconnects",
+                "Times that the watch on the registry had to be set up again.",
+                &self.follow.reconnects,
+            ),
+            ("lists", "Times that all leases were listed.", &self.follow.lists),
+            ("skipped", "Registry entries that could not be used.", &self.follow.skipped),
+        ] {
+            page.single(&format!("relay_registry_{name}_total"), "counter", help, count.load(Relaxed));
+        }
+        let ready = u8::from(self.health.not_ready().is_none());
+        page.single("relay_ready", "gauge", "Whether the daemon is ready.", ready);
+        page.0
+    }
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = self.0.write_fmt(line);
+        self.0.push('\n');
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    fn labelled(&mut self, name: &str, labels: &str, value: impl Display) {
+        self.line(format_args!("{name}{{{labels}}} {value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_reason_is_shown_with_zero_before_it_happens() {
+        let sources = Sources::new(Arc::new(Health::starting("test")));
+        let text = sources.render();
+        for reason in DropReason::OUTBOUND {
+            let line =
+                format!("relay_drops_total{{direction=\"outbound\",reason=\"{}\"}} 0\n", reason.name());
+            assert!(text.contains(&line), "{line}");
+        }
+        for reason in DropReason::INBOUND {
+            let line = format!("relay_drops_total{{direction=\"inbound\",reason=\"{}\"}} 0\n", reason.name());
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn counts_appear_under_the_names_that_dashboards_know() {
+        let sources = Sources::new(Arc::new(Health::starting("test")));
+        sources.counters.outbound.received(100);
+        sources.counters.outbound.received(50);
+        sources.counters.outbound.passed(100);
+        sources.counters.outbound.dropped(DropReason::NoRoute);
+        let text = sources.render();
+        for line in [
+            "relay_tun_read_packets_total 2",
+            "relay_tun_read_bytes_total 150",
+            "relay_udp_sent_packets_total 1",
+            "relay_udp_sent_bytes_total 100",
+            "relay_udp_received_packets_total 0",
+            "relay_tun_written_packets_total 0",
+            r#"relay_drops_total{direction="outbound",reason="no-route"} 1"#,
+            r#"relay_icmp_sent_total{type="net-unreachable"} 0"#,
+            "relay_routes 0",
+            "relay_registry_revision 0",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Packet headers and checksums: bytes in, fields out, no file descriptors.
+
+pub mod checksum;
+pub mod icmpv4;
+pub mod ipv4;
