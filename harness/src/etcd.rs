@@ -1,7 +1,7 @@
 //! etcd as a node of the lab: one to seven members, each with an address on the underlay.
 //!
-//! A member is a child process in its namespace, or a container that is joined to it. Both kinds answer at the same
-//! addresses, over the same links, so that a lab neither knows nor cares which it has:
+//! A member is a child process in its namespace, or a container that is joined to it. Both kinds answer at the
+//! same addresses, over the same links, so that a lab neither knows nor cares which it has:
 //!
 //! | | process | container, as root | container, without root |
 //! |---|---|---|---|
@@ -14,11 +14,13 @@
 mod attach;
 mod client;
 mod container;
+mod disk;
 mod engine;
 mod forward;
 mod image;
 mod options;
 mod process;
+mod readiness;
 pub mod reaper;
 
 use std::io;
@@ -26,13 +28,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use etcd_client::GetOptions;
+use nix::sys::signal::Signal;
 
 pub use self::client::client;
 use self::container::Container;
 use self::engine::Engine;
 use self::options::Options;
 use self::process::Process;
+use self::readiness::{answers, answers_http};
 use crate::netns::{self, Namespace};
 
 /// The port that clients connect to.
@@ -166,7 +169,8 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     |source| Error::System { what, source }
 }
 
-/// A running etcd cluster. Dropped, its members are killed; [`Cluster::shutdown`] says what went wrong with that.
+/// A running etcd cluster. Dropped, its members are killed; [`Cluster::shutdown`] says what went wrong with
+/// that.
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
@@ -191,8 +195,9 @@ enum Body {
 impl Cluster {
     /// Starts a new, empty cluster and waits until each member answers a linearizable read.
     ///
-    /// `dir` holds data and logs, and should be on a tmpfs. Container members keep both with the engine, and in a
-    /// directory of their own below the machine's temporary directory, which the engine can see.
+    /// `dir` holds the logs of processes, and a file system in memory with their data: call this within a
+    /// [`Sandbox`](crate::sandbox::Sandbox). Containers keep both with the engine, and in a directory of their own
+    /// below the machine's temporary directory, which the engine can see.
     ///
     /// # Errors
     /// When there is nothing to run etcd with, or a member is not ready within 20 s.
@@ -210,7 +215,13 @@ impl Cluster {
         let members = members.into_iter().zip(bodies);
         let members = members.map(|(spec, body)| Member { name: spec.name, address: spec.address, body });
         let mut cluster = Self { members: members.collect(), kind, reason };
-        futures_util::future::try_join_all(cluster.members.iter_mut().map(Member::launch)).await?;
+        // A new member asks the others, one after the other, whether it was here before, and gives each 1 s (etcd 3.4
+        // `etcdserver/cluster_util.go`). One that is not there refuses at once, one that serves answers at once; those
+        // that start together keep each other waiting.
+        for member in &mut cluster.members {
+            member.launch().await?;
+            member.serves_peers(READY_WITHIN).await?;
+        }
         cluster.ready(READY_WITHIN).await?;
         Ok(cluster)
     }
@@ -300,8 +311,8 @@ impl Member {
     /// Starts it again, on the data it had, and waits until it answers a linearizable read.
     ///
     /// # Errors
-    /// When it cannot be started or is not ready within 20 s. Where too few others run for a quorum it never is: use
-    /// [`Member::launch`] then.
+    /// When it cannot be started or is not ready within 20 s. Where too few others run for a quorum it never
+    /// is: use [`Member::launch`] then.
     pub async fn start(&mut self) -> Result<(), Error> {
         self.launch().await?;
         self.ready(READY_WITHIN).await
@@ -340,6 +351,28 @@ impl Member {
         }
     }
 
+    /// Suspends it: it keeps its connections and answers nothing. Resume it before it is to be stopped.
+    ///
+    /// # Errors
+    /// When it cannot be suspended: a container, where the engine has no freezer control group.
+    pub async fn pause(&self) -> Result<(), Error> {
+        match &self.body {
+            Body::Process(process) => process.signal(Signal::SIGSTOP, "suspending etcd"),
+            Body::Container(container) => container.pause().await,
+        }
+    }
+
+    /// Ends a suspension.
+    ///
+    /// # Errors
+    /// When it cannot be resumed.
+    pub async fn resume(&self) -> Result<(), Error> {
+        match &self.body {
+            Body::Process(process) => process.signal(Signal::SIGCONT, "resuming etcd"),
+            Body::Container(container) => container.resume().await,
+        }
+    }
+
     /// Whether it was started and not stopped since.
     pub fn is_running(&self) -> bool {
         match &self.body {
@@ -355,20 +388,33 @@ impl Member {
     pub async fn ready(&mut self, within: Duration) -> Result<(), Error> {
         let started = Instant::now();
         let endpoint = self.endpoint();
-        let probe = answers(self.namespace().clone(), endpoint);
-        let outcome = tokio::select! {
-            outcome = tokio::time::timeout(within, probe) => outcome,
-            status = self.ended() => return Err(self.not_ready(format!("it ended: {status}")).await),
-        };
-        match outcome {
-            Ok(answer) => answer?,
-            Err(_) => {
-                let why = format!("no answer at {endpoint} within {within:?}");
-                return Err(self.not_ready(why).await);
-            }
-        }
+        self.wait(answers(self.namespace().clone(), endpoint), endpoint, within).await?;
         tracing::debug!(member = %self.name, elapsed = ?started.elapsed(), "etcd answers");
         Ok(())
+    }
+
+    /// Waits until it answers its peers, which it does before there is a leader.
+    async fn serves_peers(&mut self, within: Duration) -> Result<(), Error> {
+        let endpoint = SocketAddr::from((self.address, PEER_PORT));
+        self.wait(answers_http(self.namespace().clone(), endpoint), endpoint, within).await
+    }
+
+    /// Waits for `answer`, which is to come from `endpoint`, for as long as it runs.
+    async fn wait(
+        &mut self,
+        answer: impl Future<Output = Result<(), Error>>,
+        endpoint: SocketAddr,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let why = tokio::select! {
+            answer = tokio::time::timeout(within, answer) => match answer {
+                Ok(answer) => return answer,
+                Err(_) => format!("no answer at {endpoint} within {within:?}"),
+            },
+            status = self.ended() => format!("it ended: {status}"),
+        };
+        let log = self.log().await;
+        Err(Error::NotReady { name: self.name.clone(), why, hint: hint(&log), log })
     }
 
     /// Resolves when it ends of its own accord, to what is known about that.
@@ -386,11 +432,6 @@ impl Member {
         };
         tail(&log, TAIL_LINES).to_owned()
     }
-
-    async fn not_ready(&self, why: String) -> Error {
-        let log = self.log().await;
-        Error::NotReady { name: self.name.clone(), why, hint: hint(&log), log }
-    }
 }
 
 /// Picks what to run etcd with, and says why.
@@ -405,21 +446,6 @@ async fn choose(kind: Kind) -> Result<(Option<Engine>, String), Error> {
     };
     let reason = format!("{asked}: {}", engine.version());
     Ok((Some(engine), reason))
-}
-
-/// Resolves when a linearizable read at `endpoint`, made from `namespace`, succeeds.
-async fn answers(namespace: Namespace, endpoint: SocketAddr) -> Result<(), Error> {
-    const TRY_FOR: Duration = Duration::from_secs(2);
-    let mut pause = Duration::from_millis(2);
-    let mut client = client(&namespace, &[endpoint]).await?;
-    loop {
-        let read = client.get("harness/ready", Some(GetOptions::new().with_count_only()));
-        if let Ok(Ok(_)) = tokio::time::timeout(TRY_FOR, read).await {
-            return Ok(());
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
 }
 
 /// The last `lines` lines of `text`.

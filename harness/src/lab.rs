@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures_util::future::try_join_all;
 use ipnet::Ipv4Net;
 
-use crate::capture::frame::{Link, Point, Role};
+use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
 use crate::etcd;
 use crate::overlay::{self, Attachment, Daemon, Overlay, Site};
@@ -21,6 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::topology::{Container, Masquerade, Node, Topology};
 use crate::wait::TimedOut;
 
+mod drawing;
 pub mod host;
 mod quiet;
 mod registry;
@@ -214,8 +215,7 @@ impl Lab {
         self.join_underlay(switch, &host, node.address).await?;
         let bridge = self.topology.bridge.clone();
         host.netlink.add_bridge(&bridge).await?;
-        self.record(&host, INTERFACE, Role::Underlay, Link::Ethernet).await?;
-        self.record(&host, &bridge, Role::Bridge, Link::Ethernet).await
+        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Underlay), (&bridge, Role::Bridge)])?)
     }
 
     async fn wire_container(&mut self, container: &Container) -> Result<(), Error> {
@@ -225,13 +225,7 @@ impl Lab {
         let bridge = Some(self.topology.bridge.as_str());
         node.netlink.add_veth(&container.name, bridge, mtu, (&host.namespace, INTERFACE)).await?;
         host.netlink.set_up(INTERFACE, true).await?;
-        self.record(&host, INTERFACE, Role::Container, Link::Ethernet).await
-    }
-
-    async fn record(&mut self, host: &Host, interface: &str, role: Role, link: Link) -> Result<(), Error> {
-        let index = host.netlink.index(interface).await?;
-        let point = Point { host: host.name().to_owned(), interface: interface.to_owned(), role };
-        Ok(self.recorder.add(&host.namespace, point, index, link)?)
+        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Container)])?)
     }
 
     /// Starts the daemons of several nodes at once.
@@ -243,13 +237,16 @@ impl Lab {
             return Err(Error::State { what: format!("the daemon on {} runs already", node.name) });
         }
         let endpoints = self.endpoints();
+        for node in nodes {
+            let baseline = self.baseline(&node.name)?;
+            self.baselines.insert(node.name.clone(), baseline);
+        }
         let starts = nodes.iter().map(|node| self.start_daemon(node, &endpoints));
         let daemons = try_join_all(starts).await?;
         for (node, daemon) in nodes.iter().zip(daemons) {
             let attachment = daemon.attachment().clone();
             self.attach(node, &attachment).await?;
             self.attachments.insert(node.name.clone(), attachment);
-            self.baselines.insert(node.name.clone(), self.baseline(&node.name));
             self.daemons.insert(node.name.clone(), daemon);
         }
         self.wait_for_registry().await
@@ -272,7 +269,6 @@ impl Lab {
     /// Does for a node what Docker or a CNI plugin does with `subnet.env`: addresses for the bridge and the containers.
     async fn attach(&mut self, node: &Node, attachment: &Attachment) -> Result<(), Error> {
         let host = self.host(&node.name)?.clone();
-        self.record(&host, &attachment.device, Role::Tunnel, Link::Ip).await?;
         if self.attachments.get(&node.name) == Some(attachment) {
             return Ok(());
         }
@@ -304,7 +300,6 @@ impl Lab {
     pub async fn stop_daemon(&mut self, node: &str) -> Result<std::process::ExitStatus, Error> {
         let mut daemon = self.take_daemon(node)?;
         let status = daemon.stop().await?;
-        self.forget_device(node);
         Ok(status)
     }
 
@@ -315,7 +310,6 @@ impl Lab {
     pub async fn kill_daemon(&mut self, node: &str) -> Result<(), Error> {
         let mut daemon = self.take_daemon(node)?;
         daemon.kill().await?;
-        self.forget_device(node);
         Ok(())
     }
 
@@ -323,12 +317,6 @@ impl Lab {
         self.daemons
             .remove(node)
             .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })
-    }
-
-    fn forget_device(&mut self, node: &str) {
-        if let Some(attachment) = self.attachments.get(node) {
-            self.recorder.remove(node, &attachment.device);
-        }
     }
 
     /// Ends everything that runs in the lab, and waits until it has.

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod case;
+pub mod cli;
 pub mod etcd;
 pub mod flow;
 pub mod lab;

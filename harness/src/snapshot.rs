@@ -1,10 +1,11 @@
 //! The reviewed text of a case, kept by insta beside its suite file: `across_nodes.toml`, `across_nodes.snap`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::owner;
-use crate::suite::Case;
+use crate::suite::{Case, Found};
 
 /// How a case's text relates to its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,15 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
         Some(expected) => Comparison::Differs { expected, pending },
         None => Comparison::New { pending },
     }
+}
+
+/// Snapshots beside suite files that belong to none of them: left behind when a case was renamed or removed.
+pub fn orphans(found: &[Found]) -> Vec<PathBuf> {
+    let directories: BTreeSet<&Path> = found.iter().filter_map(|found| found.path.parent()).collect();
+    let entries = directories.into_iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten();
+    let snapshots = entries.flatten().map(|entry| entry.path());
+    let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
+    snapshots.filter(is_snapshot).filter(|path| !path.with_extension("toml").exists()).collect()
 }
 
 /// The text of a snapshot file, without the header that insta puts before it.

@@ -123,6 +123,13 @@ impl Node {
     }
 }
 
+impl Default for Topology {
+    /// Two nodes with a container each: what a suite file means that says nothing of its lab.
+    fn default() -> Self {
+        plan::settle(&crate::suite::Lab::default()).0
+    }
+}
+
 impl Topology {
     /// Prefix length of the nodes' subnets: `SubnetLen` of the cluster's configuration.
     pub fn subnet_len(&self) -> u8 {

@@ -2,16 +2,17 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etcd_client::GetOptions;
 use harness::etcd::{Cluster, Error, Kind, MemberSpec, client, reaper};
 use harness::netns::Namespace;
 use harness::sandbox::Sandbox;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Set in the environment of a child that starts a container and waits to be killed.
+/// Set in the environment of a child that starts a container, and then drops it or waits to be killed.
 const VICTIM: &str = "HARNESS_ETCD_TEST_VICTIM";
 
 type Outcome = Result<(), Failed>;
@@ -27,13 +28,13 @@ fn main() {
     };
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    if std::env::var_os(VICTIM).is_some() {
-        return block_on(async { run_victim(&Lab::new(&sandbox, "victim", 1)?).await }).unwrap_or_else(
-            |failed| {
-                eprintln!("{failed:?}");
-                std::process::exit(1);
-            },
-        );
+    if let Ok(fate) = std::env::var(VICTIM) {
+        let outcome = block_on(async { run_victim(&fate, &Lab::new(&sandbox, "victim", 1)?).await });
+        outcome.unwrap_or_else(|failed| {
+            eprintln!("{failed:?}");
+            std::process::exit(1);
+        });
+        return;
     }
 
     let mut arguments = Arguments::from_args();
@@ -52,9 +53,17 @@ fn main() {
         add("three_members_agree_and_survive_the_loss_of_one", 3, |kind, lab| {
             Box::pin(three_members(kind, lab))
         });
+        add("a_member_that_is_cut_off_catches_up_later", 3, |kind, lab| Box::pin(cut_off(kind, lab)));
         add("a_member_keeps_its_data_over_stop_and_kill", 1, |kind, lab| Box::pin(keeps_data(kind, lab)));
+        add("a_paused_member_is_silent_until_resumed", 1, |kind, lab| Box::pin(paused(kind, lab)));
         add("a_taken_port_is_named_with_the_log", 1, |kind, lab| Box::pin(taken_port(kind, lab)));
     }
+    let chosen = sandbox.clone();
+    let chosen = move || block_on(async { choice(Lab::new(&chosen, "auto", 1)?).await });
+    trials.push(Trial::test("auto::the_choice_is_explained", chosen));
+    trials.push(
+        Trial::test("container::nothing_is_left_of_a_dropped_cluster", dropped).with_ignored_flag(!engine),
+    );
     let killed = Trial::test("container::nothing_is_left_after_sigkill", killed).with_ignored_flag(!engine);
     trials.push(killed);
     libtest_mimic::run(&arguments, trials).exit();
@@ -69,7 +78,7 @@ fn block_on<T>(future: impl Future<Output = Result<T, Failed>>) -> Result<T, Fai
 /// A bridge with the members' nodes and one more, `client`, on it.
 struct Lab {
     /// Holds the bridge: with it would go all links.
-    _switch: Namespace,
+    switch: Namespace,
     client: Namespace,
     members: Vec<MemberSpec>,
     data: PathBuf,
@@ -101,7 +110,7 @@ impl Lab {
             let namespace = node(&name, address)?;
             members.push(MemberSpec { name, address, namespace });
         }
-        Ok(Self { _switch: switch, client, members, data })
+        Ok(Self { switch, client, members, data })
     }
 
     async fn start(&self, kind: Kind) -> Result<Cluster, Error> {
@@ -160,6 +169,34 @@ async fn three_members(kind: Kind, lab: Lab) -> Outcome {
     Ok(())
 }
 
+async fn cut_off(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let endpoints = cluster.endpoints();
+    ip(&lab.switch, &["link", "set", "etcd3", "down"])?;
+    let mut others = client(&lab.client, &endpoints[..2]).await?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while others.put("key", "value", None).await.is_err() {
+        ensure(Instant::now() < until, "two of three members do not take a write")?;
+    }
+    let third = cluster.member("etcd3")?;
+    let alone = client(third.namespace(), &endpoints[2..]).await?;
+    let stale = alone.clone().get("key", Some(GetOptions::new().with_serializable())).await?;
+    ensure(stale.kvs().is_empty(), "the third member hears from the others without a link")?;
+    ensure(
+        third.ready(Duration::from_millis(500)).await.is_err(),
+        "the third member has a quorum without a link",
+    )?;
+
+    ip(&lab.switch, &["link", "set", "etcd3", "up"])?;
+    let healed = Instant::now();
+    third.ready(Duration::from_secs(20)).await?;
+    eprintln!("{kind:?}: agrees {:?} after its link is up", healed.elapsed());
+    let answer = alone.clone().get("key", None).await?;
+    ensure(answer.kvs()[0].value() == b"value", "the third member does not catch up")?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
 async fn keeps_data(kind: Kind, lab: Lab) -> Outcome {
     let mut cluster = lab.start(kind).await?;
     let endpoints = cluster.endpoints();
@@ -179,6 +216,26 @@ async fn keeps_data(kind: Kind, lab: Lab) -> Outcome {
         let answer = client(&lab.client, &endpoints).await?.get("key", None).await?;
         ensure(answer.kvs()[0].value() == b"value", "the data are gone")?;
     }
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn paused(kind: Kind, lab: Lab) -> Outcome {
+    let mut cluster = lab.start(kind).await?;
+    let member = cluster.member("etcd1")?;
+    member.pause().await?;
+    let silent = member.ready(Duration::from_millis(200)).await;
+    ensure(matches!(silent, Err(Error::NotReady { .. })), "a member that is paused answers")?;
+    member.resume().await?;
+    member.ready(Duration::from_secs(10)).await?;
+    cluster.shutdown().await?;
+    Ok(())
+}
+
+async fn choice(lab: Lab) -> Outcome {
+    let cluster = lab.start(Kind::Auto).await?;
+    eprintln!("{:?}: {}", cluster.kind(), cluster.reason());
+    ensure(cluster.kind() != Kind::Auto && !cluster.reason().is_empty(), "no choice, or no reason")?;
     cluster.shutdown().await?;
     Ok(())
 }
@@ -213,49 +270,63 @@ fn no_eth0() -> bool {
     nix::net::if_::if_nametoindex("eth0").is_err()
 }
 
-async fn run_victim(lab: &Lab) -> Outcome {
-    let _cluster = lab.start(Kind::Container).await?;
-    println!("started");
-    std::future::pending().await
-}
-
-fn killed() -> Outcome {
-    let before = traces()?;
-    let mut victim =
-        Command::new(std::env::current_exe()?).env(VICTIM, "1").stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    let during = traces();
-    victim.kill()?;
-    victim.wait()?;
-    ensure(line == "started\n", "no container was started")?;
-    ensure(during? != before, "the container leaves no trace that could be looked for")?;
-    let killed = Instant::now();
-    while traces()? != before {
-        ensure(
-            killed.elapsed() < Duration::from_secs(10),
-            "a container or its directory is left after 10 s",
-        )?;
+async fn run_victim(fate: &str, lab: &Lab) -> Outcome {
+    let cluster = lab.start(Kind::Container).await?;
+    let owner = reaper::Reaper::get()?.owner();
+    println!("{owner}");
+    if fate == "killed" {
+        std::future::pending::<()>().await;
     }
-    eprintln!("gone {:?} after SIGKILL", killed.elapsed());
+    drop(cluster);
+    eprintln!("gone {:?} after the drop", gone(owner)?);
     Ok(())
 }
 
-/// The containers of all harness processes on this machine, and their directories.
-fn traces() -> Result<String, Failed> {
-    let list = ["ps", "--all", "--quiet", "--filter", "label=harness.owner"];
-    let containers = Command::new("docker").args(list).output()?;
-    let mut directories = Vec::new();
-    for entry in std::fs::read_dir(std::env::temp_dir())? {
-        let path = entry?.path();
-        if is_ours(&path) {
-            directories.push(path);
-        }
-    }
-    directories.sort();
-    Ok(format!("{}{directories:?}", String::from_utf8_lossy(&containers.stdout)))
+fn victim(fate: &str) -> Result<(Child, String), Failed> {
+    let mut victim =
+        Command::new(std::env::current_exe()?).env(VICTIM, fate).stdout(Stdio::piped()).spawn()?;
+    let mut owner = String::new();
+    BufReader::new(victim.stdout.take().ok_or("no output")?).read_line(&mut owner)?;
+    Ok((victim, owner.trim_end().to_owned()))
 }
 
-fn is_ours(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("harness-"))
+fn killed() -> Outcome {
+    let (mut victim, owner) = victim("killed")?;
+    let leaves_traces = !owner.is_empty() && traces(&owner)?.len() == 2;
+    victim.kill()?;
+    victim.wait()?;
+    ensure(leaves_traces, "not one container and one directory were there to be removed")?;
+    eprintln!("gone {:?} after SIGKILL", gone(&owner)?);
+    Ok(())
+}
+
+fn dropped() -> Outcome {
+    let (mut victim, _) = victim("dropped")?;
+    ensure(victim.wait()?.success(), "something is left while the process lives")
+}
+
+/// How long it takes until nothing of that owner is left.
+fn gone(owner: &str) -> Result<Duration, Failed> {
+    let started = Instant::now();
+    loop {
+        let left = traces(owner)?;
+        if left.is_empty() {
+            return Ok(started.elapsed());
+        }
+        ensure(started.elapsed() < Duration::from_secs(10), &format!("left after 10 s: {left:?}"))?;
+    }
+}
+
+/// The containers and directories of that owner.
+fn traces(owner: &str) -> Result<Vec<String>, Failed> {
+    let label = format!("label=harness.owner={owner}");
+    let containers = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &label]).output()?;
+    let mut traces: Vec<_> = String::from_utf8(containers.stdout)?.lines().map(str::to_owned).collect();
+    for entry in std::fs::read_dir(std::env::temp_dir())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(owner) {
+            traces.push(name);
+        }
+    }
+    Ok(traces)
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     host::{
         device::{self, DeviceConfig, DeviceError},
-        notify,
+        guard, notify,
         subnet_env::{self, SubnetEnv, SubnetEnvError},
     },
     http::{self, Health, ListenError, Sources},
@@ -193,13 +193,17 @@ async fn start_and_watch(
         network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,
         max = %network.subnet_max, port = network.port, "network config read"
     );
+    tracing::info!(
+        "packet filter rules are left to the machine: forwarded packets of the network must be accepted"
+    );
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
     let icmp = udp::open_icmp()?;
     let tun = Tun::create(DEVICE)?;
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
-    set_up_device(&netlink, &tun, &network, &held, mtu).await?;
+    let device = set_up_device(&netlink, &tun, &network, &held, mtu).await?;
+    tasks.spawn(guard_device(netlink, tun.name().to_owned(), device));
 
     let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
     // Set once, here.
@@ -306,14 +310,20 @@ async fn set_up_device(
     network: &Network,
     held: &Held,
     mtu: u32,
-) -> Result<(), DaemonError> {
+) -> Result<DeviceConfig, DaemonError> {
     let index = nix::net::if_::if_nametoindex(tun.name()).map_err(|errno| TunError::Failed {
         step: "finding the TUN device that was just created",
         source: errno.into(),
     })?;
     let address = held.lease.subnet.network();
-    device::configure(netlink, tun.name(), DeviceConfig { index, mtu, address, network: network.prefix })
-        .await?;
+    let config = DeviceConfig { index, mtu, address, network: network.prefix };
+    device::configure(netlink, tun.name(), config).await?;
     tracing::info!(device = tun.name(), %address, mtu, route = %network.prefix, "device up");
-    Ok(())
+    Ok(config)
+}
+
+async fn guard_device(netlink: Handle, name: String, config: DeviceConfig) {
+    if let Err(error) = guard::keep(netlink, name, config).await {
+        tracing::warn!(%error, "address and route of the device are not watched");
+    }
 }

@@ -8,13 +8,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::frame::{Direction, Frame, Link, Point, Role};
-use super::socket::PacketSocket;
+use super::socket::{Capture, PacketSocket};
 use crate::netns::{self, Namespace};
 use crate::packet::{Ipv4, Packet};
 
-/// Records every packet at every interface it was given, until dropped.
+/// Records every packet at every interface of interest, until dropped.
 ///
-/// A background task a socket keeps the kernel's buffers empty; whoever asks for frames empties them first, so that
+/// A background task a host keeps the kernel's buffers empty; whoever asks for frames empties them first, so that
 /// what the kernel has delivered by then is in the answer.
 #[derive(Debug)]
 pub struct Recorder {
@@ -25,7 +25,18 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Tap {
     socket: Arc<AsyncFd<PacketSocket>>,
+    host: Arc<Host>,
     drainer: JoinHandle<()>,
+}
+
+/// What is known of the host behind a packet socket.
+#[derive(Debug)]
+struct Host {
+    name: String,
+    /// What its interfaces are, by name. One that is not here and has no link header is the overlay's.
+    roles: HashMap<String, Role>,
+    /// What was found out, by index: none for an interface of no interest.
+    points: Mutex<HashMap<u32, Option<Arc<Point>>>>,
 }
 
 /// The frames so far, in the order in which they were taken from the sockets.
@@ -51,19 +62,17 @@ pub struct Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(usize);
 
-/// Why an interface is not recorded.
+/// Why a host is not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its namespace could not be entered.
     #[error(transparent)]
     Namespace(#[from] netns::Error),
     /// No packet socket there.
-    #[error("opening a packet socket on {host} {interface}: {source}")]
+    #[error("opening a packet socket in `{host}`: {source}")]
     Socket {
-        /// The interface's host.
+        /// The host.
         host: String,
-        /// The interface.
-        interface: String,
         /// The cause.
         source: io::Error,
     },
@@ -76,37 +85,27 @@ impl Recorder {
         Self { taps: Vec::new(), recording: Arc::new(Mutex::new(recording)) }
     }
 
-    /// Starts recording at `point`, the interface with `index` in `namespace`.
+    /// Starts recording at the interfaces of `namespace` that are named in `roles`, and at every device of the overlay
+    /// there, whenever it appears.
     ///
     /// # Errors
     /// When no packet socket can be opened there.
-    pub fn add(&mut self, namespace: &Namespace, point: Point, index: u32, link: Link) -> Result<(), Error> {
-        let (host, interface) = (point.host.clone(), point.interface.clone());
-        let error = |source| Error::Socket { host, interface, source };
-        let point = Arc::new(point);
+    pub fn add(&mut self, namespace: &Namespace, roles: &[(&str, Role)]) -> Result<(), Error> {
+        let error = |source| Error::Socket { host: namespace.name().to_owned(), source };
         let opened = namespace.run(|| {
-            let socket = PacketSocket::open(point, index, link)?;
+            let socket = PacketSocket::open()?;
             // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
             unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
         })?;
-        let socket = Arc::new(opened.map_err(error)?);
-        let drainer = tokio::spawn(keep_empty(socket.clone(), self.recording.clone()));
-        self.taps.push(Tap { socket, drainer });
+        let host = Host {
+            name: namespace.name().to_owned(),
+            roles: roles.iter().map(|(name, role)| ((*name).to_owned(), *role)).collect(),
+            points: Mutex::default(),
+        };
+        let (socket, host) = (Arc::new(opened.map_err(error)?), Arc::new(host));
+        let drainer = tokio::spawn(keep_empty(socket.clone(), host.clone(), self.recording.clone()));
+        self.taps.push(Tap { socket, host, drainer });
         Ok(())
-    }
-
-    /// Stops recording at an interface. What it recorded stays.
-    pub fn remove(&mut self, host: &str, interface: &str) {
-        self.drain();
-        self.taps.retain(|tap| {
-            let point = tap.socket.get_ref().point();
-            point.host != host || point.interface != interface
-        });
-    }
-
-    /// The points recorded now.
-    pub fn points(&self) -> impl Iterator<Item = &Arc<Point>> {
-        self.taps.iter().map(|tap| tap.socket.get_ref().point())
     }
 
     /// Now, as a position in the recording.
@@ -148,7 +147,7 @@ impl Recorder {
 
     fn drain(&self) {
         for tap in &self.taps {
-            drain(tap.socket.get_ref(), &self.recording);
+            drain(tap.socket.get_ref(), &tap.host, &self.recording);
         }
     }
 }
@@ -172,30 +171,52 @@ impl Drop for Tap {
     }
 }
 
+impl Host {
+    /// The point that an interface is, if it is of interest.
+    fn point(&self, socket: &PacketSocket, capture: &Capture) -> Option<Arc<Point>> {
+        let mut points = lock(&self.points);
+        let point = points.entry(capture.index).or_insert_with(|| {
+            // Gone already, it was nothing that lasted.
+            let interface = socket.interface_name(capture.index)?;
+            let role = match self.roles.get(&interface) {
+                Some(role) => *role,
+                None if capture.link == Link::Ip => Role::Tunnel,
+                None => return None,
+            };
+            Some(Arc::new(Point { host: self.name.clone(), interface, role }))
+        });
+        point.clone()
+    }
+}
+
 /// Moves what waits in a socket to the recording.
-fn drain(socket: &PacketSocket, recording: &Mutex<Recording>) {
+fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
     let mut recording = lock(recording);
     // An interface that goes down or away says so once with an error, and then is silent.
     loop {
         match socket.receive() {
-            Ok(Some(frame)) => recording.push(frame),
+            Ok(Some(capture)) => {
+                let Some(point) = host.point(socket, &capture) else { continue };
+                let Capture { direction, at, link, octets, wire_len, checksum_pending, .. } = capture;
+                recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+            }
             Ok(None) => break,
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
-                tracing::debug!(point = ?socket.point(), %error, "packet socket");
+                tracing::debug!(host = host.name, %error, "packet socket");
                 break;
             }
         }
     }
 }
 
-async fn keep_empty(socket: Arc<AsyncFd<PacketSocket>>, recording: Arc<Mutex<Recording>>) {
+async fn keep_empty(socket: Arc<AsyncFd<PacketSocket>>, host: Arc<Host>, recording: Arc<Mutex<Recording>>) {
     while let Ok(mut ready) = socket.readable().await {
-        drain(socket.get_ref(), &recording);
+        drain(socket.get_ref(), &host, &recording);
         ready.clear_ready();
     }
 }
 
-fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
-    recording.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

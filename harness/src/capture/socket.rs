@@ -1,26 +1,43 @@
-//! A packet socket on one interface.
+//! A packet socket on all interfaces of a namespace.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
-use super::frame::{Direction, Frame, Link, Point};
+use super::frame::{Direction, Link};
 
 /// The largest frame: a 64 KiB super-packet with its link header.
 const FRAME_LEN: usize = 65_536 + 64;
 /// Asked of the kernel for each socket; without privilege it grants `net.core.rmem_max`.
 const RECEIVE_BUFFER_LEN: usize = 8 << 20;
 
-/// A non-blocking `AF_PACKET` socket bound to one interface, recording both directions (packet(7)).
+/// A non-blocking `AF_PACKET` socket that records both directions of every interface of a namespace but `lo`, those
+/// that appear later among them (packet(7)).
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: Socket,
-    point: Arc<Point>,
-    link: Link,
+}
+
+/// What the socket says of one packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// The interface's index in its namespace.
+    pub index: u32,
+    /// Which way it passed.
+    pub direction: Direction,
+    /// When, by the kernel's clock, since the Unix epoch.
+    pub at: Duration,
+    /// How the octets begin, by the interface's type.
+    pub link: Link,
+    /// The octets.
+    pub octets: Vec<u8>,
+    /// Length on the wire.
+    pub wire_len: u32,
+    /// Whether the transport checksum was still to be completed.
+    pub checksum_pending: bool,
 }
 
 /// What the kernel counted at a socket since it was last asked (`PACKET_STATISTICS`).
@@ -33,12 +50,12 @@ pub struct Statistics {
 }
 
 impl PacketSocket {
-    /// Opens a socket on the interface with `index` in the namespace of the calling thread.
+    /// Opens a socket in the namespace of the calling thread.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW in the namespace, or when the interface is gone.
-    pub fn open(point: Arc<Point>, index: u32, link: Link) -> io::Result<Self> {
-        // Protocol 0 until bound, so that nothing of other interfaces gets in between.
+    /// Without CAP_NET_RAW in the namespace.
+    pub fn open() -> io::Result<Self> {
+        // Protocol 0 until it is set up, so that nothing gets in before.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
         set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
@@ -46,20 +63,21 @@ impl PacketSocket {
         if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, len).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
         }
-        socket.bind(&link_address(index)?)?;
-        Ok(Self { socket, point, link })
+        socket.attach_filter(&NOT_LOOPBACK)?;
+        socket.bind(&every_interface())?;
+        Ok(Self { socket })
     }
 
-    /// Where it records.
-    pub fn point(&self) -> &Arc<Point> {
-        &self.point
+    /// The name of an interface of the socket's namespace (netdevice(7), `SIOCGIFNAME`), unless it is gone.
+    pub fn interface_name(&self, index: u32) -> Option<String> {
+        rustix::net::netdevice::index_to_name(&self.socket, index).ok()
     }
 
-    /// The next frame, or none if none waits.
+    /// The next packet, or none if none waits.
     ///
     /// # Errors
-    /// `ENETDOWN` once after the interface was set down or removed.
-    pub fn receive(&self) -> io::Result<Option<Frame>> {
+    /// `ENETDOWN` once after an interface was set down or removed.
+    pub fn receive(&self) -> io::Result<Option<Capture>> {
         let mut octets = Vec::<u8>::with_capacity(FRAME_LEN);
         let mut control = [MaybeUninit::<u8>::uninit(); 256];
         let mut address = empty_address();
@@ -82,11 +100,16 @@ impl PacketSocket {
             .map(|octet| unsafe { octet.assume_init() })
             .collect();
         let control = Control::parse(&control);
-        Ok(Some(Frame {
-            point: self.point.clone(),
-            direction: direction(&address),
+        let address = link_address(&address);
+        Ok(Some(Capture {
+            index: u32::try_from(address.sll_ifindex).unwrap_or(0),
+            direction: if address.sll_pkttype == libc::PACKET_OUTGOING {
+                Direction::Out
+            } else {
+                Direction::In
+            },
             at: control.at,
-            link: self.link,
+            link: if address.sll_hatype == libc::ARPHRD_ETHER { Link::Ethernet } else { Link::Ip },
             wire_len: control.wire_len.max(u32::try_from(received).unwrap_or(u32::MAX)),
             checksum_pending: control.checksum_pending,
             octets,
@@ -187,17 +210,34 @@ fn set_option(socket: &Socket, level: i32, name: i32, value: libc::c_int) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The address that binds a packet socket to every protocol of one interface.
-fn link_address(index: u32) -> io::Result<SockAddr> {
+/// Drops what passes `lo`, which has index 1 in every namespace: the lab's own questions to the daemons.
+const NOT_LOOPBACK: [SockFilter; 4] = [
+    // A = skb->dev->ifindex (linux/filter.h, ancillary data)
+    filter(
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        0,
+        0,
+        (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX).cast_unsigned(),
+    ),
+    filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 1),
+    filter(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+];
+
+const fn filter(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
+    SockFilter::new(code as u16, jt, jf, k)
+}
+
+/// The address that binds a packet socket to every protocol of every interface.
+fn every_interface() -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain data and fits in sockaddr_storage.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
     let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
     // SAFETY: the storage holds a sockaddr_ll of `len` octets.
-    Ok(unsafe { SockAddr::new(storage, len) })
+    unsafe { SockAddr::new(storage, len) }
 }
 
 /// Room for the address of a received frame.
@@ -208,11 +248,10 @@ fn empty_address() -> SockAddr {
     unsafe { SockAddr::new(storage, len) }
 }
 
-/// The direction that the kernel noted beside a frame.
-fn direction(address: &SockAddr) -> Direction {
+/// The address that the kernel put beside a frame.
+fn link_address(address: &SockAddr) -> libc::sockaddr_ll {
     // SAFETY: the address came from a packet socket, so it is a sockaddr_ll, which fits in the storage behind it.
-    let kind = unsafe { (*address.as_ptr().cast::<libc::sockaddr_ll>()).sll_pkttype };
-    if kind == libc::PACKET_OUTGOING { Direction::Out } else { Direction::In }
+    unsafe { *address.as_ptr().cast::<libc::sockaddr_ll>() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Joining a container to the lab: its member's `eth0` is moved into the container's namespace, with all that is set on it.
+//! Joining a container to the lab: its member's `eth0` is moved into the container's namespace, with all that
+//! is set on it.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -14,8 +15,8 @@ use crate::netns::Namespace;
 /// The link that joins a node to the underlay.
 const LINK: &str = "eth0";
 
-/// Moves `eth0` of member `name` from one namespace to another, with its addresses and routes, which the kernel drops
-/// when a link changes namespaces (`dev_change_net_namespace`), as it does queueing disciplines.
+/// Moves `eth0` of member `name` from one namespace to another, with its addresses and routes, which the kernel
+/// drops when a link changes namespaces (`dev_change_net_namespace`), as it does queueing disciplines.
 ///
 /// # Errors
 /// When there is no `eth0` in `from`, or the kernel refuses a step.
@@ -102,8 +103,8 @@ impl Netlink {
             .await
     }
 
-    /// The IPv4 routes by the link that were added, rather than made by the kernel; those with a gateway come last,
-    /// because the others make it reachable.
+    /// The IPv4 routes by the link that were added, rather than made by the kernel; those with a gateway come
+    /// last, because the others make it reachable.
     async fn routes(&self, index: u32) -> Result<Vec<RouteMessage>, rtnetlink::Error> {
         let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let mut routes: Vec<RouteMessage> = self.handle.route().get(all).execute().try_collect().await?;

@@ -19,8 +19,8 @@ pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A client whose connections, reconnections included, are opened in `namespace`.
 ///
-/// It uses one of the endpoints, and moves on to the next when that cannot be connected to or falls silent for 2 s.
-/// It connects when first used, so an endpoint that is down is no error here.
+/// It uses one of the endpoints, and moves on to the next when that cannot be connected to or falls silent for
+/// 2 s. It connects when first used, so an endpoint that is down is no error here.
 ///
 /// # Errors
 /// When the client library refuses, which it has no known reason to.

@@ -1,9 +1,10 @@
 //! A member as a container without a network of its own.
 //!
-//! Root moves the member's `eth0` into the container's namespace. Without root that namespace belongs to another user
-//! namespace and may not be touched, so there etcd listens on Unix sockets in a directory that we share with it, and all
-//! TCP is ours, in the member's namespace: clients' connections go to etcd's socket; what etcd dials, a socket in its
-//! own directory under a peer's name, goes to the peer's address over the underlay, and there to the peer's socket.
+//! Root moves the member's `eth0` into the container's namespace. Without root that namespace belongs to
+//! another user namespace and may not be touched, so there etcd listens on Unix sockets in a directory that we
+//! share with it, and all TCP is ours, in the member's namespace: clients' connections go to etcd's socket;
+//! what etcd dials, a socket in its own directory under a peer's name, goes to the peer's address over the
+//! underlay, and there to the peer's socket.
 
 use std::fs;
 use std::mem::ManuallyDrop;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use nix::unistd::{getegid, geteuid};
+use testcontainers::bollard::errors::Error as Refusal;
 use testcontainers::bollard::query_parameters::{KillContainerOptionsBuilder, WaitContainerOptions};
 use testcontainers::core::Mount;
 use testcontainers::runners::AsyncRunner;
@@ -20,7 +22,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use super::attach::move_eth0;
 use super::engine::{Engine, refused};
-use super::forward::Forward;
+use super::forward::{Forward, remove_if_there};
 use super::image::Image;
 use super::options::{Listen, client_socket, peer_socket};
 use super::reaper::{Charge, Reaper};
@@ -74,7 +76,7 @@ struct Shared {
 impl Shared {
     fn create() -> Result<Self, Error> {
         let reaper = Reaper::get()?;
-        let dir = tempfile::Builder::new().prefix("harness-").tempdir();
+        let dir = tempfile::Builder::new().prefix(&format!("{}-", reaper.owner())).tempdir();
         let dir =
             dir.map_err(system(format!("creating a directory in {}", std::env::temp_dir().display())))?;
         let charge = Some(reaper.directory(dir.path())?);
@@ -148,9 +150,10 @@ impl Container {
     }
 
     pub(super) async fn launch(&mut self) -> Result<(), Error> {
-        if self.running {
+        if self.is_alive().await? {
             return Ok(());
         }
+        self.has_ended().await;
         if let Joint::Forwarded(forwards) = &mut self.joint {
             *forwards = forward(&self.spec, &self.peers, &self.directory)?;
         }
@@ -163,12 +166,23 @@ impl Container {
         };
         self.running = true;
         if let Joint::Moved(namespace) = &mut self.joint {
-            // The namespace of the container's last life, if this is not its first, is alive by our handle to it.
+            // The namespace of the container's last life, if this is not its first, is alive by our handle to
+            // it.
             let new = created.namespace(&self.engine, &self.spec.name).await?;
             move_eth0(&self.spec.name, namespace, &new).await?;
             *namespace = new;
         }
         Ok(())
+    }
+
+    /// Whether it was started and has not ended since, of its own accord included.
+    async fn is_alive(&self) -> Result<bool, Error> {
+        match &self.created {
+            Some(created) if self.running => {
+                created.container.is_running().await.map_err(refused(format!("inspecting {}", created.name)))
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn create(&self) -> Result<Created, Error> {
@@ -206,8 +220,11 @@ impl Container {
         if let Some(created) = self.created.as_ref().filter(|_| self.running) {
             let docker = self.engine.docker();
             let signal = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
-            let killed = docker.kill_container(created.container.id(), Some(signal)).await;
-            killed.map_err(refused(format!("killing {}", created.name)))?;
+            match docker.kill_container(created.container.id(), Some(signal)).await {
+                // It has ended already.
+                Ok(()) | Err(Refusal::DockerResponseServerError { status_code: 409, .. }) => {}
+                Err(error) => return Err(refused(format!("killing {}", created.name))(error)),
+            }
             self.ended().await;
         }
         self.has_ended().await;
@@ -224,12 +241,31 @@ impl Container {
         }
     }
 
+    pub(super) async fn pause(&self) -> Result<(), Error> {
+        match &self.created {
+            Some(created) => {
+                created.container.pause().await.map_err(refused(format!("pausing {}", created.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), Error> {
+        match &self.created {
+            Some(created) => {
+                created.container.unpause().await.map_err(refused(format!("resuming {}", created.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(super) async fn ended(&self) -> String {
         let Some(created) = &self.created else { return "it was never started".to_owned() };
         let mut ends =
             self.engine.docker().wait_container(created.container.id(), None::<WaitContainerOptions>);
         match ends.next().await {
-            Some(Ok(end)) => format!("exit status {}", end.status_code),
+            Some(Ok(end)) => format!("exit status: {}", end.status_code),
+            Some(Err(Refusal::DockerContainerWaitError { code, .. })) => format!("exit status: {code}"),
             Some(Err(error)) => error.to_string(),
             None => "the engine does not say how".to_owned(),
         }
@@ -283,6 +319,9 @@ fn forward(
     let inbound = [(CLIENT_PORT, client_socket(&spec.name)), (PEER_PORT, peer_socket(&spec.name))];
     let inbound = inbound.into_iter().map(|(port, socket)| {
         let to = directory.join(socket);
+        // etcd removes its sockets when it ends, but not when it is killed, and will not listen on one that is
+        // there.
+        remove_if_there(&to).map_err(forwarding(&format!("socket {}", to.display())))?;
         Forward::tcp_to_unix(&spec.namespace, port, to).map_err(forwarding(&format!("TCP port {port}")))
     });
     let outbound = peers.iter().map(|(name, address)| {

@@ -29,10 +29,10 @@ impl Engine {
             // Neither its namespaces nor its directories would be ours.
             return Err(format!("the engine at DOCKER_HOST={host} is not on this machine"));
         }
-        let docker = docker_client_instance().await.map_err(|error| error.to_string())?;
+        let docker = docker_client_instance().await.map_err(|error| root_cause(&error))?;
         let version = match tokio::time::timeout(ANSWERS_WITHIN, docker.version()).await {
             Ok(Ok(version)) => version,
-            Ok(Err(error)) => return Err(format!("no engine answers: {error}")),
+            Ok(Err(error)) => return Err(format!("no engine answers: {}", root_cause(&error))),
             Err(_) => return Err(format!("the engine does not answer within {ANSWERS_WITHIN:?}")),
         };
         let version = version.version.unwrap_or_else(|| "unknown version".to_owned());
@@ -46,6 +46,11 @@ impl Engine {
     pub(super) fn docker(&self) -> &Docker {
         &self.docker
     }
+}
+
+/// The innermost of an error's sources, which says what the layers above it do not.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
 }
 
 /// Names what was being done when the engine refused.

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use socket2::SockRef;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,10 +26,10 @@ impl Forward {
         let bind = || std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
         let listener = namespace.run(bind).map_err(io::Error::other)??;
         listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let listener = Listener(TcpListener::from_std(listener)?);
         Ok(Self(tokio::spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((inbound, _)) = listener.accept().await {
+            while let Ok((inbound, _)) = listener.0.accept().await {
                 connections.spawn(carry_to_unix(inbound, to.clone()));
                 while connections.try_join_next().is_some() {}
             }
@@ -40,10 +41,7 @@ impl Forward {
     /// # Errors
     /// When the socket cannot be created.
     pub(super) fn unix_to_tcp(at: &Path, namespace: Namespace, to: SocketAddr) -> io::Result<Self> {
-        match fs::remove_file(at) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(at)?;
         let listener = UnixListener::bind(at)?;
         Ok(Self(tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -62,9 +60,28 @@ impl Forward {
     }
 }
 
+/// Frees its port when dropped, even if a child that is about to be executed still has a copy of the
+/// descriptor.
+struct Listener(TcpListener);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It cannot fail for a socket that listens, and is closed in any case.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
+}
+
 impl Drop for Forward {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Removes a socket's file.
+pub(super) fn remove_if_there(socket: &Path) -> io::Result<()> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -77,7 +94,8 @@ async fn carry_to_unix(mut inbound: TcpStream, to: PathBuf) -> io::Result<()> {
     copy_bidirectional(&mut inbound, &mut outbound).await.map(drop)
 }
 
-/// Where `to` cannot be reached the connection is closed at once, which etcd takes for a failed dial and tries again.
+/// Where `to` cannot be reached the connection is closed at once, which etcd takes for a failed dial and tries
+/// again.
 async fn carry_to_tcp(mut inbound: UnixStream, namespace: Namespace, to: SocketAddr) -> io::Result<()> {
     let mut outbound = connect(&namespace, to).await?;
     copy_bidirectional(&mut inbound, &mut outbound).await.map(drop)

@@ -1,7 +1,7 @@
 //! The image that a member runs from.
 //!
-//! The image that is asked for, if the engine has it or can pull it. Else one that is built from the machine's own
-//! `etcd`: the program and the shared libraries it needs, nothing else, tagged by their content.
+//! The image that is asked for, if the engine has it or can pull it. Else one that is built from the machine's
+//! own `etcd`: the program and the shared libraries it needs, nothing else, tagged by their content.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,6 +12,7 @@ use std::process::Command;
 use testcontainers::core::BuildImageOptions;
 use testcontainers::runners::{AsyncBuilder, AsyncRunner};
 use testcontainers::{GenericBuildableImage, GenericImage};
+use tokio::sync::OnceCell;
 
 use super::engine::{Engine, refused};
 use super::{Error, program, system};
@@ -41,11 +42,16 @@ impl Image {
         format!("{}:{}", self.name, self.tag)
     }
 
-    /// The image to use, which the engine has when this returns.
+    /// The image to use, which the engine has when this returns. It is settled once per process.
     ///
     /// # Errors
     /// When none was asked for or it cannot be had, and none can be built either.
     pub(super) async fn obtain(engine: &Engine) -> Result<Self, Error> {
+        static IMAGE: OnceCell<Image> = OnceCell::const_new();
+        IMAGE.get_or_try_init(|| Self::settle(engine)).await.cloned()
+    }
+
+    async fn settle(engine: &Engine) -> Result<Self, Error> {
         if let Some(wanted) = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty()) {
             let wanted = Self::parse(&wanted);
             if wanted.is_there(engine).await {

@@ -11,7 +11,8 @@ use super::{CLIENT_PORT, MemberSpec, PEER_PORT};
 pub(super) enum Listen {
     /// On all addresses of its namespace, so that the address may come later.
     Tcp,
-    /// On Unix sockets in its working directory: the client's at [`client_socket`], a peer's at [`peer_socket`].
+    /// On Unix sockets in its working directory: the client's at [`client_socket`], a peer's at
+    /// [`peer_socket`].
     Unix,
 }
 
@@ -85,8 +86,58 @@ impl Options<'_> {
 
 /// Heartbeat interval and election timeout in ms; etcd wants the latter to be at least five times the former.
 ///
-/// A single member elects itself after one timeout and never loses an election, so its timeout may be the least. Members
-/// of a cluster must bear a busy machine's scheduling delays without a new election.
+/// A single member elects itself after one timeout and never loses an election, so its timeout may be the
+/// least. Members of a cluster must bear a busy machine's scheduling delays without a new election. With
+/// either, the shortest lease that etcd grants is 1 s: three halves of the election timeout, rounded up (etcd
+/// 3.4 `etcdserver/server.go`).
 fn intervals(members: usize) -> (u32, u32) {
     if members == 1 { (10, 50) } else { (30, 300) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::netns::Namespace;
+
+    fn environment(listen: Listen, members: usize) -> Vec<(&'static str, String)> {
+        let namespace = Namespace::open("own", Path::new("/proc/self/ns/net")).unwrap();
+        let members: Vec<_> = (1..=members)
+            .map(|number| MemberSpec {
+                name: format!("etcd{number}"),
+                address: Ipv4Addr::new(10, 0, 0, 10 + u8::try_from(number).unwrap()),
+                namespace: namespace.clone(),
+            })
+            .collect();
+        let (name, address) = (members[0].name.as_str(), members[0].address);
+        Options { name, address, members: &members, data: "/data", listen }.environment()
+    }
+
+    fn value<'a>(environment: &'a [(&str, String)], key: &str) -> &'a str {
+        &environment.iter().find(|(name, _)| *name == key).unwrap().1
+    }
+
+    #[test]
+    fn clients_are_told_the_address_however_the_member_listens() {
+        for listen in [Listen::Tcp, Listen::Unix] {
+            let environment = environment(listen, 1);
+            assert_eq!(value(&environment, "ETCD_ADVERTISE_CLIENT_URLS"), "http://10.0.0.11:2379");
+        }
+    }
+
+    #[test]
+    fn peers_are_named_by_address_or_by_socket() {
+        let cluster = |listen| value(&environment(listen, 2), "ETCD_INITIAL_CLUSTER").to_owned();
+        assert_eq!(cluster(Listen::Tcp), "etcd1=http://10.0.0.11:2380,etcd2=http://10.0.0.12:2380");
+        assert_eq!(cluster(Listen::Unix), "etcd1=unix://etcd1:2380,etcd2=unix://etcd2:2380");
+    }
+
+    #[test]
+    fn an_election_takes_at_least_five_heartbeats() {
+        for members in 1..=7 {
+            let (heartbeat, election) = intervals(members);
+            assert!(election >= 5 * heartbeat, "etcd refuses this: {heartbeat} {election}");
+        }
+    }
 }

@@ -3,11 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use super::disk::Disk;
 use super::options::Listen;
 use super::{Body, Error, MemberSpec, Options, STOP_WITHIN, program, system};
 use crate::netns::Namespace;
@@ -20,14 +22,19 @@ pub(super) struct Process {
     namespace: Namespace,
     log: PathBuf,
     child: Option<Child>,
+    /// Dropped after the child.
+    _disk: Arc<Disk>,
 }
 
-/// Makes the members ready to be launched, with data in `dir/NAME` and logs in `dir/NAME.log`.
+/// Makes the members ready to be launched, with data in `dir/etcd/NAME` and logs in `dir/NAME.log`.
 pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, Error> {
     let program = program().ok_or(Error::NoProgram)?;
+    let data = dir.join("etcd");
+    let disk = Disk::create(data.clone()).map_err(system(format!("creating {}", data.display())))?;
+    let disk = Arc::new(disk);
     let prepare = |spec: &MemberSpec| {
-        let data = dir.join(&spec.name);
-        fs::create_dir_all(&data).map_err(system(format!("creating {}", data.display())))?;
+        // etcd creates its directory itself, with the permissions that it wants.
+        let data = disk.path().join(&spec.name);
         let options = Options {
             name: &spec.name,
             address: spec.address,
@@ -41,6 +48,7 @@ pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, E
             namespace: spec.namespace.clone(),
             log: dir.join(format!("{}.log", spec.name)),
             child: None,
+            _disk: disk.clone(),
         })))
     };
     members.iter().map(prepare).collect()
@@ -56,7 +64,9 @@ impl Process {
     }
 
     pub(super) fn launch(&mut self) -> Result<(), Error> {
-        if self.child.is_some() {
+        if let Some(child) = &mut self.child
+            && child.try_wait().map_err(system("looking after etcd"))?.is_none()
+        {
             return Ok(());
         }
         let opening = || system(format!("opening etcd's log {}", self.log.display()));
@@ -71,17 +81,23 @@ impl Process {
     }
 
     pub(super) async fn stop(&mut self) -> Result<(), Error> {
+        self.signal(Signal::SIGTERM, "stopping etcd")?;
         if let Some(child) = &mut self.child
-            && let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
+            && let Ok(status) = tokio::time::timeout(STOP_WITHIN, child.wait()).await
         {
-            kill(Pid::from_raw(pid), Signal::SIGTERM)
-                .map_err(|errno| system("stopping etcd")(errno.into()))?;
-            if let Ok(status) = tokio::time::timeout(STOP_WITHIN, child.wait()).await {
-                status.map_err(system("waiting for etcd to end"))?;
-                self.child = None;
-            }
+            status.map_err(system("waiting for etcd to end"))?;
+            self.child = None;
         }
         self.kill().await
+    }
+
+    /// Sends a signal to the child, if it has not been seen to end.
+    pub(super) fn signal(&self, signal: Signal, what: &str) -> Result<(), Error> {
+        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
+        match pid {
+            Some(pid) => kill(Pid::from_raw(pid), signal).map_err(|errno| system(what)(errno.into())),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn kill(&mut self) -> Result<(), Error> {

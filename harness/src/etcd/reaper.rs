@@ -1,16 +1,19 @@
 //! What removes containers and their directories when this process is gone, however it went.
 //!
-//! A container is the engine's child, not ours, so the kernel does not end it with us. The reaper is this very program,
-//! executed anew with a pipe from us as its standard input: when the pipe ends, we have, and it removes what it was told
-//! of and not told to forget. It is started with the first container and not before.
+//! A container is the engine's child, not ours, so the kernel does not end it with us. The reaper is this very
+//! program, executed anew with a pipe from us as its standard input: when the pipe ends, we have, and it
+//! removes what it was told of and not told to forget. Until then it stays in our namespaces, which therefore
+//! outlive us by that time. It is started with the first container and not before.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -92,7 +95,8 @@ impl Reaper {
         }
     }
 
-    /// The value of the label `harness.owner` on this process's containers: unique among all processes.
+    /// What this process's containers have as label `harness.owner`, and as the beginning of their names and of
+    /// those of their directories: unique among the processes of this machine.
     pub fn owner(&self) -> &str {
         &self.owner
     }
@@ -102,8 +106,9 @@ impl Reaper {
             return Err(Error::NotServed);
         }
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(Error::Spawn)?;
-        let owner = format!("harness-{}", &uuid[..13]);
+        let owner = format!("harness-{}", uuid.split('-').next().unwrap_or_default());
         let mut reaper = Command::new("/proc/self/exe")
+            .arg0("harness-reaper")
             .env(VARIABLE, &owner)
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -133,17 +138,19 @@ impl Reaper {
     }
 
     fn charge(&'static self, what: String) -> Result<Charge, Error> {
-        writeln!(self.pipe(), "+{what}").map_err(Error::Gone)?;
+        self.write('+', &what).map_err(Error::Gone)?;
         Ok(Charge { reaper: self, what })
     }
 
     fn tell(&self, order: char, what: &str) {
         // A reaper that is gone cannot be told, and its charges are a leak that the lab reports.
-        let _ = writeln!(self.pipe(), "{order}{what}");
+        let _ = self.write(order, what);
     }
 
-    fn pipe(&self) -> MutexGuard<'_, ChildStdin> {
-        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Writes a line at once: up to `PIPE_BUF` octets are never torn (pipe(7)).
+    fn write(&self, order: char, what: &str) -> io::Result<()> {
+        let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        pipe.write_all(format!("{order}{what}\n").as_bytes())
     }
 }
 
@@ -156,13 +163,13 @@ fn greets(mut out: ChildStdout) -> bool {
 
 /// Is the reaper, and does not return, if this process was started as one. Call it first thing in `main`.
 pub fn serve_if_asked() {
-    if std::env::var_os(VARIABLE).is_some() {
-        let code = if serve().is_ok() { 0 } else { 1 };
+    if let Ok(owner) = std::env::var(VARIABLE) {
+        let code = if serve(&owner).is_ok() { 0 } else { 1 };
         std::process::exit(code);
     }
 }
 
-fn serve() -> io::Result<()> {
+fn serve(owner: &str) -> io::Result<()> {
     // Out of the terminal's reach: its signals are for the others.
     setsid()?;
     close_inherited();
@@ -171,26 +178,33 @@ fn serve() -> io::Result<()> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut charges = BTreeSet::new();
-    for line in io::stdin().lock().lines() {
-        let line = line?;
-        match line.split_at_checked(1) {
+    let mut orders = io::stdin().lock();
+    let mut line = String::new();
+    // A pipe that fails is taken for one that has ended.
+    while orders.read_line(&mut line).is_ok_and(|length| length > 0) {
+        match line.strip_suffix('\n').and_then(|line| line.split_at_checked(1)) {
             Some(("+", charge)) => drop(charges.insert(charge.to_owned())),
             Some(("-", charge)) => drop(charges.remove(charge)),
-            Some(("!", charge)) if charges.remove(charge) => runtime.block_on(remove(charge)),
+            Some(("!", charge)) if charges.remove(charge) => runtime.block_on(remove(owner, charge)),
             _ => {}
         }
+        line.clear();
     }
     // In the order of their names, containers come before the directories that they use.
     for charge in &charges {
-        runtime.block_on(remove(charge));
+        runtime.block_on(remove(owner, charge));
     }
     Ok(())
 }
 
-async fn remove(charge: &str) {
-    if let Some(name) = charge.strip_prefix("container ") {
+/// Removes what bears the owner's name, and nothing else.
+async fn remove(owner: &str, charge: &str) {
+    let is_owned = |name: &str| name.starts_with(owner);
+    if let Some(name) = charge.strip_prefix("container ").filter(|name| is_owned(name)) {
         remove_container(name).await;
-    } else if let Some(path) = charge.strip_prefix("directory ") {
+    } else if let Some(path) = charge.strip_prefix("directory ").map(Path::new)
+        && path.file_name().and_then(OsStr::to_str).is_some_and(is_owned)
+    {
         // There is nobody to tell.
         let _ = fs::remove_dir_all(path);
     }

@@ -122,17 +122,17 @@ impl Journey {
         let mut ledger = Ledger::new(observation);
         let mut unseen = observation.icmp_sent.clone();
         let mut flows: Vec<Flow> = Vec::new();
-        for draft in drafts {
+        for mut draft in drafts {
             let about = draft.about().and_then(|about| {
                 let part = if about == Quoted::Reply { Part::Reply } else { Part::Request };
                 flows.iter().find(|flow| flow.part == part).map(|flow| flow.number)
             });
-            if let (
-                Part::Error { kind, .. },
-                Some(Origin { host, place: Place::RelayOutbound | Place::RelayInbound }),
-            ) = (draft.part, &draft.origin)
+            // A relay may hand its error to the kernel by a raw socket; its counter tells whose it was.
+            if let (Part::Error { kind, .. }, Some(origin)) = (draft.part, &mut draft.origin)
+                && discount(&mut unseen, &origin.host, kind)
+                && origin.place == Place::Kernel
             {
-                discount(&mut unseen, host, kind);
+                origin.place = Place::RelayOutbound;
             }
             flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
         }
@@ -264,13 +264,16 @@ fn origin(hop: &Hop) -> Option<Origin> {
     Some(Origin { host: hop.point.host.clone(), place })
 }
 
-fn discount(unseen: &mut [IcmpSent], host: &str, kind: Kind) {
+/// Takes one error off what relays counted as sent, and tells whether there was one.
+fn discount(unseen: &mut [IcmpSent], host: &str, kind: Kind) -> bool {
     let counted = unseen.iter_mut().find(|sent| {
         sent.host == host && sent.count > 0 && kind.name().is_some_and(|name| name == sent.name)
     });
     if let Some(sent) = counted {
         sent.count -= 1;
+        return true;
     }
+    false
 }
 
 /// The verdict, by the sockets' word first, then by what was recorded.

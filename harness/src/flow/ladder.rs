@@ -105,10 +105,14 @@ impl Flow {
         let Some((hop, packet)) = self.hops.first().and_then(|hop| Some((hop, hop.inner()?))) else {
             return unseen(map, probe, seq);
         };
+        let end = match &self.end {
+            End::Reached { host } => host,
+            _ => "",
+        };
         let mut fields = vec![format!(
             "{} > {}  {}",
-            map.label(packet.source),
-            map.label(packet.destination),
+            map.label_at(packet.source, &hop.point.host),
+            map.label_at(packet.destination, end),
             what(packet, self.part, seq)
         )];
         fields.push(format!("ttl {}", packet.ttl));

@@ -10,7 +10,7 @@ use crate::topology::Topology;
 pub struct Map {
     /// The tunnel's UDP port.
     pub port: u16,
-    addresses: BTreeMap<Ipv4Addr, Owner>,
+    addresses: BTreeMap<Ipv4Addr, Vec<Owner>>,
     /// Container's name to its node's name.
     behind: BTreeMap<String, String>,
     host_width: usize,
@@ -56,22 +56,32 @@ impl Map {
         map
     }
 
-    /// Adds or changes an address: a node that moved, a host that the topology does not have.
+    /// Adds an address, or another host that has it too: a node that moved, a host that the topology does not have.
     pub fn insert(&mut self, address: Ipv4Addr, host: &str, label: &str) {
         self.host_width = self.host_width.max(host.len());
-        self.addresses.insert(address, Owner { host: host.to_owned(), label: label.to_owned() });
+        let places = self.addresses.entry(address).or_default();
+        places.retain(|place| place.host != host);
+        places.insert(0, Owner { host: host.to_owned(), label: label.to_owned() });
     }
 
-    /// The host that has an address.
+    /// The host that has an address; the latest, if several have had it.
     #[must_use]
     pub fn host_of(&self, address: Ipv4Addr) -> Option<&str> {
-        self.addresses.get(&address).map(|owner| owner.host.as_str())
+        self.addresses.get(&address)?.first().map(|place| place.host.as_str())
     }
 
     /// How an address is printed: by name, or in numbers if nobody has it.
     #[must_use]
     pub fn label(&self, address: Ipv4Addr) -> String {
-        self.addresses.get(&address).map_or_else(|| address.to_string(), |owner| owner.label.clone())
+        self.label_at(address, "")
+    }
+
+    /// How an address is printed that was seen at `host`, which decides if several hosts have it.
+    #[must_use]
+    pub fn label_at(&self, address: Ipv4Addr, host: &str) -> String {
+        let places = self.addresses.get(&address).map(Vec::as_slice).unwrap_or_default();
+        let place = places.iter().find(|place| place.host == host).or(places.first());
+        place.map_or_else(|| address.to_string(), |place| place.label.clone())
     }
 
     /// The node that a container is behind.

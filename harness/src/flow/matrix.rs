@@ -103,17 +103,25 @@ impl std::fmt::Display for Matrix {
             line.extend([row.answer.clone(), row.ended.clone()]);
             lines.push(line);
         }
-        let width = |at: usize| {
-            lines.iter().filter_map(|line| line.get(at)).map(|text| text.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns.len() + 3).map(width).collect();
-        for line in &lines {
-            let padded: Vec<String> =
-                line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
-            writeln!(f, "{}", padded.join("  ").trim_end())?;
-        }
-        Ok(())
+        f.write_str(&align(&lines))
     }
+}
+
+/// Lines of cells as a table, its columns as wide as they need to be.
+pub(super) fn align(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| {
+        lines.iter().filter_map(|line| line.get(at)).map(|text| text.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let padded: Vec<String> =
+            line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 impl Cell {
@@ -128,7 +136,7 @@ impl Cell {
 
 impl Flow {
     /// Every hop, those of copies after all others.
-    fn passes(&self) -> impl Iterator<Item = &Hop> {
+    pub(super) fn passes(&self) -> impl Iterator<Item = &Hop> {
         self.hops.iter().chain(self.branches.iter().flat_map(|branch| &branch.hops))
     }
 
@@ -140,7 +148,7 @@ impl Flow {
     }
 }
 
-fn answers(map: &Map, journey: &Journey) -> String {
+pub(super) fn answers(map: &Map, journey: &Journey) -> String {
     let text = |answer: &Answer| match answer {
         Answer::Reply { ttl: Some(ttl), .. } => format!("reply ttl {ttl}"),
         Answer::Reply { ttl: None, .. } => "reply".to_owned(),

@@ -1,5 +1,6 @@
 //! When everything sent has come to rest, and whether the daemons' counts agree with what the interfaces saw.
 
+use std::fs;
 use std::time::Duration;
 
 use super::{Error, INTERFACE, Lab};
@@ -10,17 +11,18 @@ use crate::wait;
 /// For the last packets in flight to be forwarded, or dropped, by every daemon.
 const QUIET_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a node's interfaces had seen when its daemon started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Baseline(Seen);
+/// What a node's interfaces and kernel had counted when its daemon was started.
+pub(super) type Baseline = Seen;
 
-/// What a node's interfaces saw.
+/// What a node's interfaces and kernel counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     to_device: u64,
     from_device: u64,
     datagrams_out: u64,
     datagrams_in: u64,
+    /// Datagrams, the tunnel's or not, that the kernel gave to no socket, or that a full one had no room for.
+    undeliverable: u64,
 }
 
 /// A daemon's counts do not add up, or do not agree with its interfaces.
@@ -48,12 +50,16 @@ impl Lab {
             let baseline = self.baselines.get(node).copied().unwrap_or_default();
             let mut last = Breach { node: node.clone(), what: String::new() };
             let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
+                let seen = match self.seen(node, &attachment.device) {
+                    Ok(seen) => seen.since(baseline),
+                    Err(error) => return Ok(Err(error)),
+                };
                 let counters = match daemon.counters().await {
                     Ok(Some(counters)) => counters,
                     Ok(None) => return Ok(Ok(None)),
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Err(error.into())),
                 };
-                match disagreement(&counters, &self.seen(node, &attachment.device).since(baseline.0)) {
+                match disagreement(&counters, &seen) {
                     None => Ok(Ok(Some(counters))),
                     Some(what) => {
                         last.what.clone_from(&what);
@@ -64,7 +70,7 @@ impl Lab {
             match waited.await {
                 Ok(Ok(Some(counters))) => all.push((node.clone(), counters)),
                 Ok(Ok(None)) => {}
-                Ok(Err(error)) => return Err(error.into()),
+                Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(Err(last)),
             }
         }
@@ -83,20 +89,26 @@ impl Lab {
         Ok(all)
     }
 
-    /// What a node's interfaces have seen so far.
-    pub(super) fn baseline(&self, node: &str) -> Baseline {
+    /// What a node's interfaces and kernel have counted so far.
+    pub(super) fn baseline(&self, node: &str) -> Result<Baseline, Error> {
         let device = self.attachments.get(node).map_or("", |attachment| &attachment.device);
-        Baseline(self.seen(node, device))
+        self.seen(node, device)
     }
 
-    fn seen(&self, node: &str, device: &str) -> Seen {
+    fn seen(&self, node: &str, device: &str) -> Result<Seen, Error> {
+        let snmp = self
+            .host(node)?
+            .namespace
+            .run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
+        let udp = |name| snmp_counter(snmp.as_deref().unwrap_or_default(), "Udp", name);
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
-        Seen {
+        Ok(Seen {
             to_device: tally(device, Direction::Out).frames,
             from_device: tally(device, Direction::In).frames,
             datagrams_out: tally(INTERFACE, Direction::Out).datagrams,
             datagrams_in: tally(INTERFACE, Direction::In).datagrams,
-        }
+            undeliverable: udp("NoPorts") + udp("InErrors"),
+        })
     }
 }
 
@@ -107,16 +119,19 @@ impl Seen {
             from_device: self.from_device.saturating_sub(earlier.from_device),
             datagrams_out: self.datagrams_out.saturating_sub(earlier.datagrams_out),
             datagrams_in: self.datagrams_in.saturating_sub(earlier.datagrams_in),
+            undeliverable: self.undeliverable.saturating_sub(earlier.undeliverable),
         }
     }
 }
 
 /// The first equation between a daemon's counters and its interfaces that does not hold.
 fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
+    // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them.
+    let kept = seen.datagrams_in.saturating_sub(counters.received).min(seen.undeliverable);
     let (outbound, inbound) = (counters.dropped(Way::Outbound), counters.dropped(Way::Inbound));
     let equations = [
         ("packets sent to its device", seen.to_device, "packets that it read", counters.device_read),
-        ("datagrams received by eth0", seen.datagrams_in, "datagrams that it received", counters.received),
+        ("datagrams received by eth0", seen.datagrams_in, "those it received", counters.received + kept),
         ("packets that it read", counters.device_read, "those it sent or dropped", counters.sent + outbound),
         (
             "datagrams that it received",
@@ -134,4 +149,12 @@ fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
     ];
     let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
     Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
+}
+
+/// A counter of `snmp` in proc_pid_net(5), which has a line of names and a line of values for each protocol.
+fn snmp_counter(text: &str, protocol: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(found, _)| *found == name);
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Cell, Journey, Matrix};
+use crate::flow::{Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
 use crate::suite::{By, LinkState, Ping, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
@@ -95,15 +95,15 @@ impl Runner<'_> {
 
     async fn ping_all(&mut self) -> Result<(), StepError> {
         let containers = self.case.topology.containers.clone();
-        let mut rows = Vec::new();
+        let mut mesh = Mesh::new();
         for from in &containers {
             for to in containers.iter().filter(|to| to.name != from.name) {
                 let kind = ShotKind::Echo { id: echo_id(self.probes), seq: 1 };
                 let journey = self.shoot(&from.name, to.address, PLAIN, kind).await?;
-                rows.push((format!("{} > {}", from.name, to.name), journey));
+                mesh.push(&self.map, &format!("{} > {}", from.name, to.name), &journey);
             }
         }
-        self.matrix(Cell::Ttl, &rows);
+        self.block(&mesh.to_string());
         Ok(())
     }
 

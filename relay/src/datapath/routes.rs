@@ -30,10 +30,18 @@ pub struct Routes {
     flat: Box<[AtomicU64]>,
     use_prefixes: AtomicBool,
     prefixes: ArcSwapOption<Prefixes>,
-    all: Mutex<BTreeMap<Ipv4Net, Ipv4Addr>>,
+    all: Mutex<All>,
     len: AtomicUsize,
     revision: AtomicI64,
     subnet_len: u8,
+}
+
+/// The writer's side of the table.
+#[derive(Debug, Default)]
+struct All {
+    routes: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// How many of them have another length than the network's subnets.
+    odd: usize,
 }
 
 /// A change to one subnet's route: the next hop, or none to remove it.
@@ -73,30 +81,27 @@ impl Routes {
     pub fn apply(&self, changes: &[Change], revision: i64) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for (subnet, next_hop) in changes {
-            match next_hop {
-                Some(node) => all.insert(*subnet, *node),
-                None => all.remove(subnet),
+            let before = match next_hop {
+                Some(node) => all.routes.insert(*subnet, *node),
+                None => all.routes.remove(subnet),
             };
-            if subnet.prefix_len() == self.subnet_len
-                && let Some(entry) = self.index(subnet.network()).and_then(|index| self.flat.get(index))
-            {
+            if subnet.prefix_len() != self.subnet_len {
+                all.odd += usize::from(next_hop.is_some());
+                all.odd -= usize::from(before.is_some());
+            } else if let Some(entry) = self.index(subnet.network()).and_then(|index| self.flat.get(index)) {
                 let value = next_hop.map_or(0, |node| u64::from(node.to_bits()) << 32 | VALID);
                 entry.store(value, Ordering::Relaxed);
             }
         }
-        let mixed = self.flat.is_empty() || all.keys().any(|subnet| subnet.prefix_len() != self.subnet_len);
-        if mixed {
-            self.prefixes.store(Some(Prefixes::new(&all).into()));
-            self.use_prefixes.store(true, Ordering::Release);
+        if self.flat.is_empty() || all.odd > 0 {
+            if !changes.is_empty() {
+                self.prefixes.store(Some(Prefixes::new(&all.routes).into()));
+                self.use_prefixes.store(true, Ordering::Release);
+            }
         } else if self.use_prefixes.swap(false, Ordering::Release) {
             self.prefixes.store(None);
         }
-        self.len.store(all.len(), Ordering::Relaxed);
-        self.revision.store(revision, Ordering::Release);
-    }
-
-    /// Records that the registry reached `revision` with nothing to change, or was reset to it.
-    pub fn set_revision(&self, revision: i64) {
+        self.len.store(all.routes.len(), Ordering::Relaxed);
         self.revision.store(revision, Ordering::Release);
     }
 

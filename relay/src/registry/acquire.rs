@@ -171,6 +171,7 @@ fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::memory::Memory;
     use proptest::prelude::*;
 
     const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
@@ -262,5 +263,54 @@ mod tests {
                 other => prop_assert!(free.is_empty() && other == Step::Exhausted),
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_start_together_get_different_subnets() {
+        let registry = Memory::new();
+        let network = Network::parse(br#"{"Network":"10.3.0.0/24","SubnetLen":28}"#).unwrap();
+        let nodes: Vec<_> = (1..=15)
+            .map(|last| {
+                let (registry, network) = (std::sync::Arc::clone(&registry), network.clone());
+                let claim = Claim { public_ip: Ipv4Addr::new(192, 168, 0, last), previous: None };
+                tokio::spawn(async move {
+                    loop {
+                        match acquire(&*registry, &network, claim).await {
+                            Ok(held) => return held.lease.subnet,
+                            Err(error) => assert!(matches!(error, AcquireError::Registry(_)), "{error}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut subnets = std::collections::HashSet::new();
+        for node in nodes {
+            assert!(subnets.insert(node.await.unwrap()));
+        }
+        let late = Claim { public_ip: Ipv4Addr::new(192, 168, 0, 99), previous: None };
+        assert!(matches!(acquire(&*registry, &network, late).await, Err(AcquireError::OutOfSubnets { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_is_taken_up_without_an_end() {
+        let registry = Memory::new();
+        registry.reserve("10.3.7.0-24", ME);
+        let held = acquire(&*registry, &network(), Claim { public_ip: ME, previous: None }).await.unwrap();
+        assert_eq!(held.lease.subnet, net("10.3.7.0/24"));
+        assert_eq!(held.written.ttl, None);
+        assert!(registry.entry("10.3.7.0-24").is_some_and(|entry| !entry.expires));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_the_config_forbids_is_replaced_and_a_good_one_renewed() {
+        let registry = Memory::new();
+        let claim = Claim { public_ip: ME, previous: None };
+        registry.put_lease("10.4.0.0-24", ME);
+        let held = acquire(&*registry, &network(), claim).await.unwrap();
+        assert!(network().allows(held.lease.subnet));
+        assert_eq!(registry.entry("10.4.0.0-24"), None);
+        let again = acquire(&*registry, &network(), claim).await.unwrap();
+        assert_eq!(again.lease, held.lease);
+        assert!(again.written.mod_revision > held.written.mod_revision);
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! Whatever happens to the registry, the routes stay as they were last known until it says otherwise.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     Registry, RegistryError, Watch, WatchError,
@@ -15,6 +21,12 @@ use super::{
     table::{Folded, LeaseTable, OwnLease},
 };
 use crate::datapath::routes::Routes;
+
+/// A watch that held this long was a good one: the next pause is the shortest again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Route changes at once that are logged one by one.
+const MAX_LOGGED: usize = 20;
 
 /// How the mirroring fares, for `/metrics`.
 #[derive(Debug, Default)]
@@ -47,17 +59,21 @@ pub struct Follower<R> {
 impl<R: Registry> Follower<R> {
     /// Runs until the future is dropped.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::reconnect();
+        let mut reconnect = Backoff::reconnect();
+        // A registry that answers every watch with "history lost" must not be listed in a loop.
+        let mut relist = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
         loop {
-            match self.list().await {
-                Ok(()) => {}
-                Err(error) => {
-                    self.lost(&error, &mut backoff).await;
-                    continue;
-                }
+            if let Err(error) = self.list().await {
+                self.lost(&error, &mut reconnect).await;
+                continue;
             }
-            let reason = self.watch_until_history_is_lost(&mut backoff).await;
+            let resumed_at = self.table.revision();
+            let reason = self.watch_until_history_is_lost(&mut reconnect).await;
             tracing::warn!(reason, revision = self.table.revision(), "listing all leases again");
+            if self.table.revision() > resumed_at {
+                relist.reset();
+            }
+            sleep(relist.pause()).await;
         }
     }
 
@@ -70,35 +86,37 @@ impl<R: Registry> Follower<R> {
         Ok(())
     }
 
-    async fn watch_until_history_is_lost(&mut self, backoff: &mut Backoff) -> String {
+    async fn watch_until_history_is_lost(&mut self, reconnect: &mut Backoff) -> String {
         loop {
-            let mut stream = match self.registry.watch(self.table.revision() + 1).await {
-                Ok(stream) => stream,
-                Err(WatchError::HistoryLost(reason)) => return reason,
-                Err(WatchError::Lost(error)) => {
-                    self.lost(&error, backoff).await;
-                    continue;
+            let started = Instant::now();
+            match self.watch().await {
+                WatchError::HistoryLost(reason) => return reason,
+                WatchError::Lost(error) => {
+                    if started.elapsed() > STABLE {
+                        reconnect.reset();
+                    }
+                    self.lost(&error, reconnect).await;
                 }
+            }
+        }
+    }
+
+    /// Watches from where the table stands until that ends.
+    async fn watch(&mut self) -> WatchError {
+        let mut stream = match self.registry.watch(self.table.revision() + 1).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        loop {
+            let batch = match stream.next().await {
+                Ok(batch) => batch,
+                Err(error) => return error,
             };
             if !self.stats.connected.swap(true, Relaxed) {
                 tracing::info!(revision = self.table.revision(), "watching the leases");
             }
-            let error = loop {
-                match stream.next().await {
-                    Ok(batch) => {
-                        backoff.reset();
-                        let folded = self.table.apply_batch(&batch);
-                        self.publish(&folded);
-                    }
-                    Err(WatchError::HistoryLost(reason)) => {
-                        // Without a pause, a registry that answers every watch like this would be listed in a loop.
-                        sleep(backoff.pause()).await;
-                        return reason;
-                    }
-                    Err(WatchError::Lost(error)) => break error,
-                }
-            };
-            self.lost(&error, backoff).await;
+            let folded = self.table.apply_batch(&batch);
+            self.publish(&folded);
         }
     }
 
@@ -114,10 +132,14 @@ impl<R: Registry> Follower<R> {
 
     fn publish(&self, folded: &Folded) {
         self.routes.apply(&folded.changes, self.table.revision());
-        for (subnet, next_hop) in &folded.changes {
-            match next_hop {
-                Some(node) => tracing::info!(%subnet, %node, "route set"),
-                None => tracing::info!(%subnet, "route removed"),
+        if folded.changes.len() > MAX_LOGGED {
+            tracing::info!(changes = folded.changes.len(), routes = self.routes.len(), "many routes changed");
+        } else {
+            for (subnet, next_hop) in &folded.changes {
+                match next_hop {
+                    Some(node) => tracing::info!(%subnet, %node, "route set"),
+                    None => tracing::info!(%subnet, "route removed"),
+                }
             }
         }
         self.stats.skipped.fetch_add(folded.skipped.len() as u64, Relaxed);
@@ -125,5 +147,131 @@ impl<R: Registry> Follower<R> {
             tracing::warn!(key = skipped.key, reason = skipped.reason, "registry entry skipped");
         }
         self.own.send_replace(Some(self.table.own()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{lease::Lease, network::Network, registry::memory::Memory};
+    use std::net::Ipv4Addr;
+
+    const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
+
+    struct Running {
+        registry: Arc<Memory>,
+        routes: Arc<Routes>,
+        stats: Arc<FollowStats>,
+        own: watch::Receiver<Option<OwnLease>>,
+    }
+
+    impl Running {
+        fn start(registry: &Arc<Memory>) -> Self {
+            let network = Network::parse(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
+            let own =
+                Lease { subnet: "10.5.1.0/24".parse().unwrap(), public_ip: Ipv4Addr::new(192, 168, 0, 1) };
+            let (sender, receiver) = watch::channel(None);
+            let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
+            let stats = Arc::new(FollowStats::default());
+            let follower = Follower {
+                registry: Arc::clone(registry),
+                table: LeaseTable::new(network, own),
+                routes: Arc::clone(&routes),
+                own: sender,
+                stats: Arc::clone(&stats),
+            };
+            tokio::spawn(follower.run());
+            Self { registry: Arc::clone(registry), routes, stats, own: receiver }
+        }
+
+        /// Waits until the table reflects `revision`; the clock of the test jumps over every pause.
+        async fn reach(&mut self, revision: i64) {
+            self.own.wait_for(|own| own.is_some_and(|own| own.revision == revision)).await.unwrap();
+        }
+
+        fn node_of(&self, third: u8) -> Option<Ipv4Addr> {
+            self.routes.lookup(Ipv4Addr::new(10, 5, third, 9))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn routes_follow_the_registry() {
+        let registry = Memory::new();
+        registry.put_lease("10.5.2.0-24", NODE);
+        let mut running = Running::start(&registry);
+        running.reach(1).await;
+        assert_eq!(running.node_of(2), Some(NODE));
+        running.reach(registry.put_lease("10.5.2.0-24", OTHER)).await;
+        assert_eq!(running.node_of(2), Some(OTHER));
+        running.reach(registry.remove("10.5.2.0-24")).await;
+        assert_eq!(running.node_of(2), None);
+        assert_eq!(registry.lists(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn routes_outlive_the_registry_and_catch_up_without_a_list() {
+        let registry = Memory::new();
+        registry.put_lease("10.5.2.0-24", NODE);
+        let mut running = Running::start(&registry);
+        running.reach(1).await;
+        registry.set_down(true);
+        registry.remove("10.5.2.0-24");
+        let revision = registry.put_lease("10.5.3.0-24", NODE);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!((running.node_of(2), running.node_of(3)), (Some(NODE), None));
+        assert!(!running.stats.connected.load(Relaxed));
+        registry.set_down(false);
+        running.reach(revision).await;
+        assert_eq!((running.node_of(2), running.node_of(3)), (None, Some(NODE)));
+        assert_eq!(registry.lists(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn compaction_is_answered_by_one_list_and_the_difference() {
+        let registry = Memory::new();
+        registry.put_lease("10.5.2.0-24", NODE);
+        registry.put_lease("10.5.4.0-24", NODE);
+        let mut running = Running::start(&registry);
+        running.reach(2).await;
+        registry.set_down(true);
+        sleep(Duration::from_secs(1)).await;
+        registry.remove("10.5.2.0-24");
+        let revision = registry.put_lease("10.5.3.0-24", NODE);
+        registry.compact();
+        registry.set_down(false);
+        running.reach(revision).await;
+        assert_eq!(
+            (running.node_of(2), running.node_of(3), running.node_of(4)),
+            (None, Some(NODE), Some(NODE))
+        );
+        assert_eq!(registry.lists(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_lost_its_past_is_listed_anew() {
+        let registry = Memory::new();
+        for _ in 0..5 {
+            registry.put_lease("10.5.2.0-24", NODE);
+        }
+        let mut running = Running::start(&registry);
+        running.reach(5).await;
+        registry.wipe();
+        running.registry.put_lease("10.5.3.0-24", OTHER);
+        running.reach(1).await;
+        assert_eq!((running.node_of(2), running.node_of(3)), (None, Some(OTHER)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_is_down_at_first_is_tried_until_it_answers() {
+        let registry = Memory::new();
+        registry.put_lease("10.5.2.0-24", NODE);
+        registry.set_down(true);
+        let mut running = Running::start(&registry);
+        sleep(Duration::from_secs(60)).await;
+        assert!(running.routes.is_empty());
+        registry.set_down(false);
+        running.reach(1).await;
+        assert_eq!(running.node_of(2), Some(NODE));
     }
 }

@@ -119,7 +119,10 @@ async fn until(instant: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lease::Lease, registry::LEASE_TTL};
+    use crate::{
+        lease::Lease,
+        registry::{LEASE_TTL, memory::Memory},
+    };
     use std::net::Ipv4Addr;
 
     const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
@@ -156,5 +159,105 @@ mod tests {
         assert_eq!(renewal(&reserved, margin, now), None);
         let widest = Duration::from_secs(1439 * 60);
         assert_eq!(renewal(&held(5).written, widest, now), Some(now + LEASE_TTL / 10));
+    }
+
+    struct Holding {
+        registry: Arc<Memory>,
+        health: Arc<Health>,
+        mirror: watch::Sender<Option<OwnLease>>,
+    }
+
+    const KEY: &str = "10.5.1.0-24";
+    const MARGIN: Duration = Duration::from_secs(3600);
+
+    impl Holding {
+        /// Takes the lease and holds it; the mirror is moved by hand.
+        async fn start() -> Self {
+            let registry = Memory::new();
+            let written = registry.create(KEY, ME).await.unwrap();
+            let health = Arc::new(Health::starting("test"));
+            health.started();
+            let (mirror, own) = watch::channel(None);
+            let held = Held { written, ..held(0) };
+            tokio::spawn(hold(Arc::clone(&registry), held, own, MARGIN, Arc::clone(&health)));
+            let holding = Self { registry, health, mirror };
+            holding.reflect();
+            holding
+        }
+
+        /// Shows the registry's present state, as the follower would.
+        fn reflect(&self) {
+            let entry = self.registry.entry(KEY);
+            let holder = |entry: &crate::registry::Entry| lease::parse_value(&entry.value).unwrap();
+            let held = entry.map(|entry| (holder(&entry), entry.mod_revision));
+            self.mirror.send_replace(Some(OwnLease { revision: self.registry.revision(), held }));
+        }
+
+        fn revision(&self) -> Option<i64> {
+            self.registry.entry(KEY).map(|entry| entry.mod_revision)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_renewed_a_margin_before_its_end_each_time() {
+        let holding = Holding::start().await;
+        sleep(LEASE_TTL - MARGIN - Duration::from_secs(1)).await;
+        assert_eq!(holding.revision(), Some(1));
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(holding.revision(), Some(2));
+        holding.reflect();
+        sleep(LEASE_TTL - MARGIN).await;
+        assert_eq!(holding.revision(), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_fails_is_tried_again_until_it_succeeds() {
+        let holding = Holding::start().await;
+        holding.registry.set_down(true);
+        sleep(LEASE_TTL - MARGIN + Duration::from_secs(600)).await;
+        assert_eq!(holding.revision(), Some(1));
+        holding.registry.set_down(false);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(holding.revision(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_lease_is_taken_again() {
+        let holding = Holding::start().await;
+        holding.registry.remove(KEY);
+        holding.registry.set_down(true);
+        holding.reflect();
+        sleep(Duration::from_secs(60)).await;
+        assert!(holding.health.not_ready().is_some());
+        holding.registry.set_down(false);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(holding.revision(), Some(3));
+        assert_eq!(holding.health.not_ready(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_names_another_node_is_left_alone_and_reported() {
+        let holding = Holding::start().await;
+        holding.registry.put_lease(KEY, OTHER);
+        holding.reflect();
+        sleep(LEASE_TTL * 2).await;
+        assert_eq!(holding.revision(), Some(2), "not fought over");
+        assert!(holding.health.not_ready().is_some_and(|reason| reason.contains("192.168.0.2")));
+        holding.registry.remove(KEY);
+        holding.reflect();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(holding.revision(), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_the_mirror_has_not_shown_yet_is_not_overwritten() {
+        let holding = Holding::start().await;
+        sleep(LEASE_TTL - MARGIN - Duration::from_secs(1)).await;
+        holding.registry.put_lease(KEY, OTHER);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(holding.revision(), Some(2));
+        holding.reflect();
+        sleep(Duration::from_secs(1)).await;
+        assert!(holding.health.not_ready().is_some());
     }
 }

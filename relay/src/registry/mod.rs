@@ -9,6 +9,8 @@ pub mod backoff;
 pub mod etcd;
 pub mod follow;
 pub mod hold;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod table;
 
 use std::{future::Future, net::Ipv4Addr, time::Duration};
@@ -149,6 +151,7 @@ pub trait Registry: Send + Sync + 'static {
 
 /// A stream of changes.
 pub trait Watch: Send {
-    /// The next changes; waits until there are some. A batch may be empty when only the revision advanced.
+    /// The next changes; waits until there are some. The first batch, often empty, says that the watch is
+    /// established; a later one may be empty when only the revision advanced.
     fn next(&mut self) -> impl Future<Output = Result<Batch, WatchError>> + Send;
 }

@@ -142,7 +142,7 @@ impl LeaseTable {
         let subnet = lease::parse_key(&entry.key).map_err(|error| error.to_string())?;
         let public_ip = lease::parse_value(&entry.value).map_err(|error| error.to_string())?;
         if !self.network.covers(subnet) {
-            return Err(format!("{subnet} is not a part of the network {}", self.network.prefix));
+            return Err(format!("{subnet} is not a proper part of the network {}", self.network.prefix));
         }
         if public_ip == self.own.public_ip && subnet != self.own.subnet {
             // Kept out of the routes below; said once, since traffic for it would loop here.

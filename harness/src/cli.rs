@@ -1,0 +1,195 @@
+//! The command line of `harness`.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::case;
+use crate::etcd;
+use crate::lab::Workshop;
+use crate::overlay::relay::Relay;
+use crate::sandbox::Sandbox;
+use crate::snapshot;
+use crate::suite::{self, Case, Found};
+
+mod run;
+mod timings;
+mod up;
+
+/// A conformance lab for overlays, made of Linux network namespaces.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run suite files and compare what they show with their snapshots
+    Run(Run),
+    /// Read suite files and say what is wrong with them, running nothing
+    Check {
+        /// Suite files, or directories of them
+        #[arg(default_value = "suites")]
+        paths: Vec<PathBuf>,
+    },
+    /// Build the lab of a suite file, say how to get into its nodes, and hold it until Ctrl-C
+    Up {
+        /// The suite file; without one, two nodes with a container each
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Parts,
+    },
+    /// Print the JSON schema of suite files, for editors
+    Schema {
+        /// Print the steps as a Markdown table instead
+        #[arg(long)]
+        steps: bool,
+    },
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+struct Run {
+    /// Suite files, or directories of them
+    #[arg(default_value = "suites")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    parts: Parts,
+    /// Cases that run at once [default: the number of cores]
+    #[arg(long, short)]
+    jobs: Option<usize>,
+    /// Print what each case sees, step by step
+    #[arg(long, short)]
+    verbose: bool,
+    /// Run all of it N times and demand the same text each time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: u32,
+    /// Print how long labs take to build and end, and each case
+    #[arg(long)]
+    timings: bool,
+    /// Where reports of failures go [default: target/failures]
+    #[arg(long, value_name = "DIR")]
+    failures: Option<PathBuf>,
+}
+
+/// What labs are made of.
+#[derive(Debug, Args)]
+struct Parts {
+    /// How etcd runs: auto, process or container
+    #[arg(long, env = "HARNESS_ETCD", value_name = "KIND", default_value = "auto")]
+    etcd: etcd::Kind,
+    /// The relay program [default: `relay` beside this program, else in PATH]
+    #[arg(long, env = "RELAY", value_name = "PATH")]
+    relay: Option<PathBuf>,
+}
+
+/// Why a command could not begin.
+#[derive(Debug)]
+struct Usage(String);
+
+impl<E: std::fmt::Display> From<E> for Usage {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Everything passed, or was done.
+const SUCCESS: u8 = 0;
+/// A case failed, or a suite file is invalid.
+const FAILED: u8 = 1;
+/// The command could not begin: flags, privilege, missing programs.
+const UNUSABLE: u8 = 2;
+
+/// Does what the command line says. To be called before any thread is started.
+pub fn run(cli: Cli) -> ExitCode {
+    snapshot::configure();
+    let filter = EnvFilter::try_from_env("HARNESS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    let done = match cli.command {
+        Command::Run(run) => run::run(&run),
+        Command::Check { paths } => check(&paths),
+        Command::Up { file, parts } => up::up(file.as_deref(), &parts),
+        Command::Schema { steps } => schema(steps),
+    };
+    match done {
+        Ok(status) => status.into(),
+        Err(Usage(why)) => {
+            eprintln!("error: {}", why.trim_end());
+            UNUSABLE.into()
+        }
+    }
+}
+
+impl Parts {
+    /// Enters the sandbox and puts the parts together.
+    fn workshop(&self) -> Result<Workshop, Usage> {
+        let program = self.program()?;
+        let sandbox = Sandbox::enter()?;
+        Ok(Workshop { sandbox, overlay: Arc::new(Relay::new(program)), etcd: self.etcd })
+    }
+
+    fn program(&self) -> Result<PathBuf, Usage> {
+        if let Some(program) = &self.relay {
+            return fs::canonicalize(program).map_err(|error| {
+                Usage(format!("there is no relay program at {}: {error}", program.display()))
+            });
+        }
+        let own = std::env::current_exe()?;
+        let beside = own.parent().map(|directory| directory.join("relay"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let in_path = std::env::split_paths(&path).map(|directory| directory.join("relay"));
+        beside.into_iter().chain(in_path).find(|program| program.is_file()).ok_or_else(|| {
+            Usage(format!(
+                "there is no `relay` program beside {} or in PATH: build it with `cargo build -p relay`, or name it \
+                 with --relay PATH",
+                own.display()
+            ))
+        })
+    }
+}
+
+/// The suite files among and below some paths.
+fn discover(paths: &[PathBuf]) -> Result<Vec<Found>, Usage> {
+    suite::discover(paths).map_err(|error| Usage(render(error)))
+}
+
+fn render(error: impl miette::Diagnostic + Send + Sync + 'static) -> String {
+    format!("{:?}", miette::Report::new(error)).trim_start().to_owned()
+}
+
+fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
+    let found = discover(paths)?;
+    let mut mistaken = 0;
+    for file in &found {
+        if let Err(error) = Case::load(&file.path) {
+            mistaken += 1;
+            eprintln!("{}", case::render(&error));
+        }
+    }
+    let orphans = snapshot::orphans(&found);
+    for orphan in &orphans {
+        eprintln!("{}: a snapshot without a suite file: remove it, or bring its case back", orphan.display());
+    }
+    let checked = found.len();
+    println!(
+        "{checked} suite files checked, {mistaken} with mistakes, {} snapshots without one",
+        orphans.len()
+    );
+    Ok(if mistaken + orphans.len() == 0 { SUCCESS } else { FAILED })
+}
+
+fn schema(steps: bool) -> Result<u8, Usage> {
+    let text =
+        if steps { suite::steps_reference() } else { serde_json::to_string_pretty(&suite::schema())? + "\n" };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(SUCCESS)
+}

@@ -1,0 +1,211 @@
+//! `harness run`: cases side by side, with progress while they run and a summary when they have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use owo_colors::{OwoColorize, Stream};
+
+use super::{FAILED, Run, SUCCESS, Usage, discover, timings};
+use crate::case::{self, Event, Outcome, Verdict};
+use crate::flow;
+use crate::lab::Workshop;
+use crate::suite::Found;
+
+/// What `run` prints while cases run, by one thread at a time.
+struct Screen {
+    /// What each running case is doing, if somebody looks.
+    doing: BTreeMap<String, String>,
+    interactive: bool,
+    /// Columns of the terminal that the status line has now.
+    drawn: bool,
+    width: usize,
+    verbose: bool,
+}
+
+/// A case that has ended.
+struct Ended {
+    name: String,
+    outcome: Outcome,
+    took: Duration,
+}
+
+/// Runs the cases below `run.paths`. The status is 0 only if all passed.
+pub(super) fn run(run: &Run) -> Result<u8, Usage> {
+    let found = discover(&run.paths)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = run.jobs.unwrap_or(cores).clamp(1, found.len().max(1));
+    let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
+    let workshop = run.parts.workshop()?;
+    let start = Instant::now();
+    let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
+    let screen = Mutex::new(Screen {
+        doing: BTreeMap::new(),
+        interactive: std::io::stdout().is_terminal(),
+        drawn: false,
+        width,
+        verbose: run.verbose,
+    });
+    let mut all = Vec::new();
+    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    let mut varied = Vec::new();
+    for _ in 0..run.repeat {
+        let ended = run_all(&workshop, &found, &failures, jobs, &screen);
+        for case in &ended {
+            let first = texts.entry(case.name.clone()).or_insert_with(|| case.outcome.text.clone());
+            if let Some(difference) = flow::first_difference(first, &case.outcome.text) {
+                varied.push(format!("{} varied from one run to another\n{difference}", case.name));
+            }
+        }
+        all.extend(ended);
+    }
+    lock(&screen).clear();
+    if run.timings {
+        timings::print(
+            &workshop,
+            &all.iter().map(|case| (case.name.as_str(), case.took)).collect::<Vec<_>>(),
+        )?;
+    }
+    for text in &varied {
+        println!("{text}");
+    }
+    Ok(summary(&all, varied.len(), start.elapsed()))
+}
+
+/// Runs every case once, `jobs` at a time.
+fn run_all(
+    workshop: &Workshop,
+    found: &[Found],
+    failures: &Path,
+    jobs: usize,
+    screen: &Mutex<Screen>,
+) -> Vec<Ended> {
+    let queue: Mutex<VecDeque<&Found>> = Mutex::new(found.iter().collect());
+    let ended = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let Some(found) = lock(&queue).pop_front() else { break };
+                    let start = Instant::now();
+                    let outcome = case::execute(workshop, found, failures, |event| {
+                        lock(screen).event(&found.name, &event);
+                    });
+                    let case = Ended { name: found.name.clone(), outcome, took: start.elapsed() };
+                    lock(screen).ended(&case);
+                    lock(&ended).push(case);
+                }
+            });
+        }
+    });
+    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ended.sort_by(|one, other| one.name.cmp(&other.name));
+    ended
+}
+
+impl Screen {
+    fn event(&mut self, name: &str, event: &Event<'_>) {
+        let doing = match event {
+            Event::Building => "building the lab".to_owned(),
+            Event::Step { number, of, step } => format!("step {number}/{of} {}", step.title()),
+        };
+        self.doing.insert(name.to_owned(), doing);
+        self.draw();
+    }
+
+    /// Draws the status line: what runs now. Without a terminal there is none.
+    fn draw(&mut self) {
+        if !self.interactive {
+            return;
+        }
+        let columns = terminal_columns().unwrap_or(80);
+        let doing = self.doing.iter().map(|(name, doing)| format!("{name}: {doing}"));
+        let line: String =
+            doing.collect::<Vec<_>>().join("   ").chars().take(columns.saturating_sub(1)).collect();
+        print!("\r\x1b[2K{}", line.dimmed());
+        let _ = std::io::stdout().flush();
+        self.drawn = true;
+    }
+
+    fn clear(&mut self) {
+        if self.drawn {
+            print!("\r\x1b[2K");
+            let _ = std::io::stdout().flush();
+            self.drawn = false;
+        }
+    }
+
+    fn ended(&mut self, case: &Ended) {
+        self.clear();
+        self.doing.remove(&case.name);
+        let word = match &case.outcome.verdict {
+            Verdict::Passed => "ok".if_supports_color(Stream::Stdout, |text| text.green()).to_string(),
+            Verdict::Failed(_) => "FAILED".if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
+            Verdict::Invalid(_) => "INVALID".if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
+            Verdict::Inconclusive(_) => {
+                "INCONCLUSIVE".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
+            }
+        };
+        let again =
+            if case.outcome.repeated { "  (ran again: the first recording was incomplete)" } else { "" };
+        println!(
+            "{:<width$}  {word}  {:.2} s{again}",
+            case.name,
+            case.took.as_secs_f64(),
+            width = self.width
+        );
+        if self.verbose && !case.outcome.text.is_empty() {
+            println!("{}", indent(&coloured(&case.outcome.text)));
+        }
+        match &case.outcome.verdict {
+            Verdict::Passed => {}
+            Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
+                println!("{}", indent(&coloured(why)));
+            }
+        }
+        self.draw();
+    }
+}
+
+/// Ladders and tables in colour, where the terminal has it.
+fn coloured(text: &str) -> String {
+    text.if_supports_color(Stream::Stdout, |text| flow::paint(text)).to_string()
+}
+
+fn indent(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Prints how it went, and returns the exit status.
+fn summary(all: &[Ended], varied: usize, took: Duration) -> u8 {
+    let count =
+        |wanted: fn(&Verdict) -> bool| all.iter().filter(|case| wanted(&case.outcome.verdict)).count();
+    let passed = count(|verdict| matches!(verdict, Verdict::Passed));
+    let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
+    let failed = all.len() - passed - inconclusive;
+    let bad = failed + inconclusive + varied;
+    println!();
+    for case in all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)) {
+        println!("  {}", case.name);
+    }
+    let mut line = format!("{passed} passed, {failed} failed");
+    if inconclusive > 0 {
+        line += &format!(", {inconclusive} inconclusive");
+    }
+    if varied > 0 {
+        line += &format!(", {varied} varied");
+    }
+    println!("{line}  in {:.1} s", took.as_secs_f64());
+    if bad == 0 { SUCCESS } else { FAILED }
+}
+
+fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,61 @@
+//! `harness run --timings`: what labs cost, as medians of ten.
+
+use std::time::{Duration, Instant};
+
+use super::Usage;
+use crate::etcd::Kind;
+use crate::lab::{Lab, Workshop};
+use crate::topology::Topology;
+
+/// Labs that are built and ended for each figure.
+const ROUNDS: usize = 10;
+
+/// Prints what a lab of two nodes costs with each kind of etcd, and each case, the slowest first.
+pub(super) fn print(workshop: &Workshop, cases: &[(&str, Duration)]) -> Result<(), Usage> {
+    println!("\ntwo nodes with a container each, up and down, median of {ROUNDS}");
+    let topology = Topology::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let wired = runtime.block_on(median(async || wired(workshop, &topology).await))?;
+    println!("  {:>8.1} ms  without etcd and relays", milliseconds(wired));
+    for (kind, name) in [(Kind::Process, "etcd as a process"), (Kind::Container, "etcd as a container")] {
+        let workshop = Workshop { etcd: kind, ..workshop.clone() };
+        match runtime.block_on(median(async || built(&workshop, &topology).await)) {
+            Ok(took) => println!("  {:>8.1} ms  with {name} and relays", milliseconds(took)),
+            Err(Usage(why)) => {
+                println!("         -     with {name}: {}", why.lines().next().unwrap_or_default())
+            }
+        }
+    }
+    let mut cases = cases.to_vec();
+    cases.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+    println!("cases, the slowest first");
+    for (name, took) in cases {
+        println!("  {:>8.1} ms  {name}", milliseconds(took));
+    }
+    Ok(())
+}
+
+async fn wired(workshop: &Workshop, topology: &Topology) -> Result<(), Usage> {
+    Lab::wire(workshop, topology.clone()).await?.down().await;
+    Ok(())
+}
+
+async fn built(workshop: &Workshop, topology: &Topology) -> Result<(), Usage> {
+    Lab::build(workshop, topology.clone()).await?.down().await;
+    Ok(())
+}
+
+async fn median(mut round: impl AsyncFnMut() -> Result<(), Usage>) -> Result<Duration, Usage> {
+    let mut all = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        round().await?;
+        all.push(start.elapsed());
+    }
+    all.sort();
+    Ok(all[ROUNDS / 2])
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

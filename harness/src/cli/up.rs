@@ -1,0 +1,63 @@
+//! `harness up`: a lab for a person to work in.
+
+use std::path::Path;
+
+use super::{FAILED, Parts, SUCCESS, Usage};
+use crate::case;
+use crate::lab::Lab;
+use crate::sandbox::Sandbox;
+use crate::suite::Case;
+use crate::topology::Topology;
+
+/// Builds the lab of `file`, says how to get in, and holds it until SIGINT or SIGTERM.
+pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
+    let topology = match file {
+        None => Topology::default(),
+        Some(file) => match Case::load(file) {
+            Ok(case) => case.topology,
+            Err(error) => {
+                eprintln!("{}", case::render(&error));
+                return Ok(FAILED);
+            }
+        },
+    };
+    let workshop = parts.workshop()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        eprintln!("building the lab …");
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let lab = tokio::select! {
+            lab = Lab::build(&workshop, topology) => lab?,
+            _ = interrupt.recv() => return Ok(FAILED),
+            _ = terminate.recv() => return Ok(FAILED),
+        };
+        println!("{}", lab.drawing());
+        println!("{}", ways_in(&workshop.sandbox, &lab));
+        println!("Ctrl-C ends it.");
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        eprintln!("\nending the lab");
+        lab.down().await;
+        Ok(SUCCESS)
+    })
+}
+
+/// For each host a command that starts a shell in it.
+fn ways_in(sandbox: &Sandbox, lab: &Lab) -> String {
+    let pid = std::process::id();
+    let (sudo, user) = if sandbox.rootless() {
+        ("", " --user --preserve-credentials")
+    } else {
+        (if std::env::var_os("SUDO_UID").is_some() { "sudo " } else { "" }, "")
+    };
+    let mut text = "To get into a host, from another terminal:\n".to_owned();
+    for host in lab.hosts() {
+        let path = sandbox.seen_from_outside(host.namespace.path());
+        let net = path.display();
+        text += &format!("  {:<10}  {sudo}nsenter --target {pid}{user} --mount --net={net}\n", host.name());
+    }
+    text
+}

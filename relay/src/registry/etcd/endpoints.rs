@@ -1,0 +1,129 @@
+//! One client for each member of etcd, used one at a time.
+//!
+//! The client library's own balancer spreads calls over all members, and a dead one, which fails fastest, gets more
+//! than its share. Here a member is used until it fails, then the next one is; the first is chosen at random, so
+//! that a cluster's nodes spread over the members.
+
+use std::{
+    error::Error,
+    future::Future,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use etcd_client::{Client, ConnectOptions};
+use tokio::{sync::OnceCell, time::timeout};
+
+use super::super::RegistryError;
+
+/// Patience with one member for one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// etcd ends a connection that pings more often than every 5 s (`--grpc-keepalive-min-time`).
+const PING_INTERVAL: Duration = Duration::from_secs(7);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// gRPC's code for a server that cannot be reached or has no leader.
+const UNAVAILABLE: i32 = 14;
+
+/// The members of etcd.
+pub(super) struct Endpoints {
+    members: Vec<Member>,
+    user: Option<(String, String)>,
+    current: AtomicUsize,
+}
+
+struct Member {
+    url: String,
+    client: OnceCell<Client>,
+}
+
+impl Endpoints {
+    /// Nothing is sent until the first call. `urls` must not be empty.
+    pub(super) fn new(urls: Vec<String>, user: Option<(String, String)>) -> Self {
+        let current = AtomicUsize::new(fastrand::usize(..urls.len().max(1)));
+        let members = urls.into_iter().map(|url| Member { url, client: OnceCell::new() }).collect();
+        Self { members, user, current }
+    }
+
+    /// Goes on with another member, as the present one failed.
+    pub(super) fn rotate(&self) {
+        self.current.fetch_add(1, Relaxed);
+    }
+
+    /// Calls the present member, and each other one in turn while the member cannot be reached.
+    ///
+    /// A call whose answer was lost is made again, so it must bear being made twice.
+    pub(super) async fn call<T, F>(
+        &self,
+        doing: &'static str,
+        operation: impl Fn(Client) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut failure = RegistryError::Unavailable { doing, cause: "no endpoints".into() };
+        for _ in 0..self.members.len() {
+            let Some(member) = self.members.get(self.current.load(Relaxed) % self.members.len()) else {
+                break;
+            };
+            let attempt = async { operation(self.client(member).await?).await };
+            match timeout(CALL_TIMEOUT, attempt).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => {
+                    let cause = format!("{}: {}", member.url, cause(&error));
+                    failure = RegistryError::Unavailable { doing, cause };
+                    if !is_unreachable(&error) {
+                        return Err(failure);
+                    }
+                }
+                Err(_) => failure = RegistryError::Timeout { doing, after: CALL_TIMEOUT },
+            }
+            tracing::debug!(error = %failure, "trying another etcd member");
+            self.rotate();
+        }
+        Err(failure)
+    }
+
+    async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
+        let connect = || async {
+            let mut options = ConnectOptions::new()
+                .with_connect_timeout(CONNECT_TIMEOUT)
+                .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+                .with_keep_alive_while_idle(true)
+                .with_require_leader(true);
+            if let Some((name, password)) = &self.user {
+                options = options.with_user(name, password).with_auto_token_refresh(true);
+            }
+            Client::connect([&member.url], Some(options)).await
+        };
+        member.client.get_or_try_init(connect).await.cloned()
+    }
+}
+
+fn is_unreachable(error: &etcd_client::Error) -> bool {
+    match error {
+        etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => true,
+        etcd_client::Error::GRpcStatus(status) => {
+            status.code() as i32 == UNAVAILABLE || status.source().is_some()
+        }
+        _ => false,
+    }
+}
+
+/// What went wrong, with the last of its causes: "connection refused" rather than "transport error".
+pub(super) fn cause(error: &etcd_client::Error) -> String {
+    let (what, mut source): (String, Option<&dyn Error>) = match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            (format!("{} ({:?})", status.message(), status.code()), status.source())
+        }
+        etcd_client::Error::TransportError(transport) => (transport.to_string(), transport.source()),
+        other => (other.to_string(), None),
+    };
+    let mut last = None;
+    while let Some(next) = source {
+        last = Some(next);
+        source = next.source();
+    }
+    last.map_or_else(|| what.clone(), |last| format!("{what}: {last}"))
+}

@@ -1,0 +1,207 @@
+//! A registry in memory, for tests of what runs on top of one.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::watch;
+
+use super::{Batch, Entry, Event, LEASE_TTL, Registry, RegistryError, Snapshot, Watch, WatchError, Written};
+use crate::lease;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<String, Entry>,
+    history: Vec<(i64, Event)>,
+    revision: i64,
+    compacted: i64,
+    down: bool,
+    lists: usize,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { inner: Arc::default(), changed: watch::Sender::new(()) })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, Inner>, RegistryError> {
+        let inner = self.inner();
+        if inner.down {
+            return Err(RegistryError::Unavailable { doing: "testing", cause: "down".into() });
+        }
+        Ok(inner)
+    }
+
+    fn record(&self, inner: &mut Inner, event: Event) {
+        inner.history.push((inner.revision, event));
+        self.changed.send_replace(());
+    }
+
+    /// Writes as another node would; returns the revision.
+    pub(crate) fn put_lease(&self, key: &str, holder: Ipv4Addr) -> i64 {
+        self.put(key, holder, true)
+    }
+
+    /// Writes a lease that does not expire.
+    pub(crate) fn reserve(&self, key: &str, holder: Ipv4Addr) -> i64 {
+        self.put(key, holder, false)
+    }
+
+    fn put(&self, key: &str, holder: Ipv4Addr, expires: bool) -> i64 {
+        let mut inner = self.inner();
+        inner.revision += 1;
+        let value = lease::value(holder);
+        let entry = Entry { key: key.into(), value, mod_revision: inner.revision, expires };
+        inner.entries.insert(key.into(), entry.clone());
+        self.record(&mut inner, Event::Put(entry));
+        inner.revision
+    }
+
+    pub(crate) fn remove(&self, key: &str) -> i64 {
+        let mut inner = self.inner();
+        inner.revision += 1;
+        inner.entries.remove(key);
+        self.record(&mut inner, Event::Delete { key: key.into() });
+        inner.revision
+    }
+
+    pub(crate) fn set_down(&self, down: bool) {
+        self.inner().down = down;
+        self.changed.send_replace(());
+    }
+
+    /// Forgets all history.
+    pub(crate) fn compact(&self) {
+        let mut inner = self.inner();
+        inner.compacted = inner.revision;
+        inner.history.clear();
+    }
+
+    /// Loses everything, as an etcd restored from nothing.
+    pub(crate) fn wipe(&self) {
+        let down = self.inner().down;
+        *self.inner() = Inner { down, ..Inner::default() };
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn lists(&self) -> usize {
+        self.inner().lists
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.inner().revision
+    }
+
+    pub(crate) fn entry(&self, key: &str) -> Option<Entry> {
+        self.inner().entries.get(key).cloned()
+    }
+
+    fn write(&self, inner: &mut Inner, key: &str, public_ip: Ipv4Addr, expires: bool) -> Written {
+        inner.revision += 1;
+        let value = lease::value(public_ip);
+        let entry = Entry { key: key.into(), value, mod_revision: inner.revision, expires };
+        inner.entries.insert(key.into(), entry.clone());
+        self.record(inner, Event::Put(entry));
+        Written { mod_revision: inner.revision, ttl: expires.then_some(LEASE_TTL) }
+    }
+}
+
+impl Registry for Memory {
+    type Watch = MemoryWatch;
+
+    async fn config(&self) -> Result<Vec<u8>, RegistryError> {
+        Err(RegistryError::Missing("config".into()))
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        // A list takes time, in which others may write.
+        let snapshot = {
+            let mut inner = self.up()?;
+            inner.lists += 1;
+            Snapshot { entries: inner.entries.values().cloned().collect(), revision: inner.revision }
+        };
+        tokio::task::yield_now().await;
+        Ok(snapshot)
+    }
+
+    async fn watch(&self, revision: i64) -> Result<MemoryWatch, WatchError> {
+        drop(self.up()?);
+        Ok(MemoryWatch {
+            registry: self.clone(),
+            changed: self.changed.subscribe(),
+            revision: revision - 1,
+            established: false,
+        })
+    }
+
+    async fn create(&self, key: &str, public_ip: Ipv4Addr) -> Result<Written, RegistryError> {
+        let mut inner = self.up()?;
+        if inner.entries.contains_key(key) {
+            return Err(RegistryError::Conflict(key.into()));
+        }
+        Ok(self.write(&mut inner, key, public_ip, true))
+    }
+
+    async fn renew(
+        &self,
+        key: &str,
+        public_ip: Ipv4Addr,
+        mod_revision: i64,
+        expires: bool,
+    ) -> Result<Written, RegistryError> {
+        let mut inner = self.up()?;
+        if inner.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
+            return Err(RegistryError::Conflict(key.into()));
+        }
+        Ok(self.write(&mut inner, key, public_ip, expires))
+    }
+
+    async fn delete(&self, key: &str, mod_revision: i64) -> Result<(), RegistryError> {
+        if self.up()?.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
+            return Err(RegistryError::Conflict(key.into()));
+        }
+        self.remove(key);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct MemoryWatch {
+    registry: Memory,
+    changed: watch::Receiver<()>,
+    revision: i64,
+    established: bool,
+}
+
+impl Watch for MemoryWatch {
+    async fn next(&mut self) -> Result<Batch, WatchError> {
+        loop {
+            {
+                let inner = self.registry.up()?;
+                if inner.compacted > self.revision || inner.revision < self.revision {
+                    return Err(WatchError::HistoryLost("compacted or restored".into()));
+                }
+                let news = inner.history.iter().filter(|(revision, _)| *revision > self.revision);
+                let events: Vec<Event> = news.map(|(_, event)| event.clone()).collect();
+                if !events.is_empty() || !self.established {
+                    self.established = true;
+                    self.revision = inner.revision;
+                    return Ok(Batch { events, revision: self.revision });
+                }
+            }
+            self.changed.changed().await.unwrap();
+        }
+    }
+}
