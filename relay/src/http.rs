@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/healthz`, `/readyz`, `/metrics` and `/routes`.
 //!
 //! The bodies of the first two are flanneld's, so that probes written for it keep working.
 
@@ -139,7 +139,12 @@ fn answer(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics".into()),
+        "/routes" => {
+            let mut response = text(StatusCode::OK, sources.routes_json());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz, /metrics or /routes".into()),
     }
 }
 

@@ -120,6 +120,12 @@ impl Routes {
         self.len() == 0
     }
 
+    /// Every route, in order of subnet.
+    pub fn list(&self) -> Vec<(Ipv4Net, Ipv4Addr)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.routes.iter().map(|(subnet, node)| (*subnet, *node)).collect()
+    }
+
     fn index(&self, address: Ipv4Addr) -> Option<usize> {
         let offset = address.to_bits().checked_sub(self.base)?;
         Some(offset.checked_shr(self.shift).unwrap_or(0) as usize)

@@ -34,6 +34,14 @@ impl Sources {
         Self { health, counters: Arc::default(), follow: Arc::default(), routes: OnceLock::new() }
     }
 
+    /// The route table as a JSON array of `{"subnet":"10.5.2.0/24","public_ip":"192.0.2.2"}`, in order of subnet.
+    #[must_use]
+    pub fn routes_json(&self) -> String {
+        let routes = self.routes.get().map(|routes| routes.list()).unwrap_or_default();
+        let entry = |(subnet, node)| serde_json::json!({ "subnet": subnet, "public_ip": node });
+        serde_json::Value::Array(routes.into_iter().map(entry).collect()).to_string()
+    }
+
     /// All metrics as text.
     #[must_use]
     pub fn render(&self) -> String {
