@@ -1,5 +1,6 @@
 //! Nothing outlives a run of the harness, however it ends.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ const MARK: &str = "HARNESS_LEAK_TEST";
 struct Marked {
     mark: String,
     harness: std::process::Child,
+    /// The mount namespaces of its own that it was seen in. Whatever lives in one is of this run; and all network
+    /// namespaces of its labs are held by mounts there or by such processes.
+    sandboxes: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Marked {
@@ -30,18 +34,31 @@ impl Marked {
             .stderr(Stdio::null())
             .spawn()
             .expect("harness starts");
-        Self { mark, harness }
+        Self { mark, harness, sandboxes: RefCell::default() }
     }
 
     /// The processes of the run that there are now: pid and environment.
     fn processes(&self) -> Vec<(u32, String)> {
         let entries = fs::read_dir("/proc").expect("/proc is readable").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let environment = |pid| fs::read(format!("/proc/{pid}/environ")).ok();
-        let all =
-            pids.filter_map(|pid| Some((pid, String::from_utf8_lossy(&environment(pid)?).into_owned())));
+        let sandbox = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let ours = sandbox(std::process::id());
         let wanted = format!("{MARK}={}", self.mark);
-        all.filter(|(_, environment)| environment.split('\0').any(|entry| entry == wanted)).collect()
+        let mut found = Vec::new();
+        for pid in pids {
+            let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
+            let environment = String::from_utf8_lossy(&environment).into_owned();
+            let sandbox = sandbox(pid).filter(|sandbox| Some(sandbox) != ours.as_ref());
+            let marked = environment.split('\0').any(|entry| entry == wanted);
+            let known = sandbox.as_ref().is_some_and(|sandbox| self.sandboxes.borrow().contains(sandbox));
+            if marked {
+                self.sandboxes.borrow_mut().extend(sandbox);
+            }
+            if marked || known {
+                found.push((pid, environment));
+            }
+        }
+        found
     }
 
     /// The labels of the run's containers, as its reaper knows them.
