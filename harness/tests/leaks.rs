@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -24,13 +25,13 @@ struct Marked {
 }
 
 impl Marked {
-    fn start(arguments: &[&str], round: usize) -> Self {
+    fn start(arguments: &[&str], round: usize, output: Stdio) -> Self {
         let mark = format!("{}-{round}", std::process::id());
         let harness = Command::new(env!("CARGO_BIN_EXE_harness"))
             .args(arguments)
             .env(MARK, &mark)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(Stdio::null())
             .spawn()
             .expect("harness starts");
@@ -159,7 +160,7 @@ fn a_run_that_is_killed_at_any_moment_leaves_nothing_behind() {
     for (round, moment) in moments.into_iter().enumerate() {
         let kind = kinds[round % kinds.len()];
         let arguments = ["run", "--etcd", kind, "--failures", &failures.display().to_string(), &suites()];
-        let mut run = Marked::start(&arguments, round);
+        let mut run = Marked::start(&arguments, round, Stdio::null());
         let start = Instant::now();
         let mut owners = BTreeSet::new();
         // The moment itself is what is tested; until then the run's containers are looked for.
@@ -179,13 +180,11 @@ fn a_run_that_is_killed_at_any_moment_leaves_nothing_behind() {
 fn a_lab_that_is_interrupted_leaves_nothing_behind() {
     require_relay();
     let before = traces();
-    let mut run = Marked::start(&["up", "--etcd", "process"], 100);
-    let start = Instant::now();
-    // Two relays and etcd: the lab stands.
-    while run.processes().len() < 4 {
-        assert!(start.elapsed() < GONE_WITHIN, "the lab does not come up");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let mut run = Marked::start(&["up", "--etcd", "process"], 100, Stdio::piped());
+    let output = BufReader::new(run.harness.stdout.take().expect("a pipe"));
+    let stands = output.lines().map_while(Result::ok).any(|line| line.starts_with("Ctrl-C"));
+    assert!(stands, "the lab does not come up");
+    assert!(run.processes().len() >= 4, "harness, two relays and etcd run: {:?}", run.processes().len());
     let pid = i32::try_from(run.harness.id()).expect("a pid");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)
         .expect("SIGINT");
