@@ -30,6 +30,7 @@ impl Marked {
         let harness = Command::new(env!("CARGO_BIN_EXE_harness"))
             .args(arguments)
             .env(MARK, &mark)
+            .env("RELAY", relay())
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(Stdio::null())
@@ -139,19 +140,17 @@ fn suites() -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).with_file_name("suites").display().to_string()
 }
 
-/// The relay is not of this package, so cargo does not build it for this test.
-fn require_relay() {
-    let beside = PathBuf::from(env!("CARGO_BIN_EXE_harness")).with_file_name("relay");
-    assert!(
-        beside.is_file() || std::env::var_os("RELAY").is_some(),
-        "there is no {}: `cargo build -p relay` first",
-        beside.display()
-    );
+/// The relay beside the harness. It is not of this package, so cargo may have built it under the name that the suites
+/// give it.
+fn relay() -> PathBuf {
+    let beside = |name| PathBuf::from(env!("CARGO_BIN_EXE_harness")).with_file_name(name);
+    let named = std::env::var_os("RELAY").map(PathBuf::from);
+    let mut programs = named.into_iter().chain(["relay", "relay-under-test"].map(beside));
+    programs.find(|program| program.is_file()).expect("a relay was built: `cargo build -p relay`")
 }
 
 #[test]
 fn a_run_that_is_killed_at_any_moment_leaves_nothing_behind() {
-    require_relay();
     let before = traces();
     let kinds: &[&str] = if engine_answers() { &["process", "container"] } else { &["process"] };
     // Moments from before the first namespace to after the first cases, irregular so as not to hit one phase only.
@@ -178,7 +177,6 @@ fn a_run_that_is_killed_at_any_moment_leaves_nothing_behind() {
 
 #[test]
 fn a_lab_that_is_interrupted_leaves_nothing_behind() {
-    require_relay();
     let before = traces();
     let mut run = Marked::start(&["up", "--etcd", "process"], 100, Stdio::piped());
     let output = BufReader::new(run.harness.stdout.take().expect("a pipe"));
