@@ -9,7 +9,7 @@ use crate::overlay::{self, Counters, Way};
 use crate::wait;
 
 /// For the last packets in flight to be forwarded, or dropped, by every daemon.
-const QUIET_WITHIN: Duration = Duration::from_secs(2);
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
 
 /// From where a daemon and its node's interfaces are compared: when it was started, or when they last disagreed, so that
 /// one missing packet is told once.
@@ -46,7 +46,7 @@ impl Lab {
     /// What a probe caused is then all recorded: nothing is under way any more.
     ///
     /// # Errors
-    /// When a daemon cannot be asked. The inner [`Breach`] is a verdict on the overlay: after two seconds packets
+    /// When a daemon cannot be asked. The inner [`Breach`] is a verdict on the overlay: after five seconds packets
     /// are still missing.
     pub async fn quiet(&mut self) -> Result<Result<Vec<(String, Counters)>, Breach>, Error> {
         self.expect_running()?;

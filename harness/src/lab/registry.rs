@@ -13,7 +13,7 @@ use crate::topology::Topology;
 use crate::wait;
 
 /// From a change in etcd to its effect in every daemon.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// A lease as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,11 +27,11 @@ use crate::wait;
 /// Where the daemon serves `/readyz` and `/metrics`, in its node's namespace.
 const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8286);
 /// From start to ready.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(20);
 /// From SIGTERM to the end.
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 /// One request to the daemon's status server.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The `relay` daemon as an overlay.
 #[derive(Debug, Clone)]
