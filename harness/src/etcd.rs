@@ -471,7 +471,7 @@ fn hint(log: &str) -> &'static str {
     {
         "the members do not reach each other: check their links and that more than half of them run"
     } else {
-        "check that the member's eth0 is up and has its address, and that etcd is version 3.2 or later"
+        "`etcd --version` tells whether it starts at all; 3.2 or later is needed"
     }
 }
 

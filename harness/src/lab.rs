@@ -17,7 +17,7 @@ use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
 use crate::etcd;
 use crate::overlay::{self, Attachment, Daemon, Overlay, Site};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Sandbox};
 use crate::topology::{Container, Masquerade, Node, Topology};
 use crate::wait::TimedOut;
 
@@ -47,6 +47,29 @@ pub struct Workshop {
     pub overlay: Arc<dyn Overlay>,
     /// How etcd runs.
     pub etcd: etcd::Kind,
+}
+
+impl Workshop {
+    /// Checks that the machine has what labs need, and moves the process into its private namespaces.
+    ///
+    /// # Errors
+    /// When something is missing or forbidden: the message says what to change. Call it before any thread is started.
+    pub fn new(overlay: Arc<dyn Overlay>, etcd: etcd::Kind) -> Result<Self, WorkshopError> {
+        overlay.check_machine()?;
+        let sandbox = Sandbox::enter()?;
+        Ok(Self { sandbox, overlay, etcd })
+    }
+}
+
+/// Why no lab can be built on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkshopError {
+    /// The overlay lacks something.
+    #[error(transparent)]
+    Overlay(#[from] overlay::Error),
+    /// The process gets no namespaces.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
 }
 
 /// A running lab. Dropping it ends its processes and removes its namespaces.

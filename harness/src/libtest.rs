@@ -10,7 +10,6 @@ use crate::case::{self, Verdict};
 use crate::etcd::reaper;
 use crate::lab::Workshop;
 use crate::overlay::relay::Relay;
-use crate::sandbox::Sandbox;
 use crate::snapshot;
 use crate::suite::{self, Found};
 
@@ -49,8 +48,7 @@ fn workshop(program: &Path) -> Result<Workshop, String> {
         Err(_) => crate::etcd::Kind::Auto,
     };
     let program = std::env::var_os("RELAY").map_or_else(|| program.to_owned(), PathBuf::from);
-    let sandbox = Sandbox::enter().map_err(|error| error.to_string())?;
-    Ok(Workshop { sandbox, overlay: Arc::new(Relay::new(program)), etcd })
+    Workshop::new(Arc::new(Relay::new(program)), etcd).map_err(|error| error.to_string())
 }
 
 fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Trial {

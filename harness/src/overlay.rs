@@ -17,6 +17,12 @@ pub mod relay;
 
 /// An overlay's kind: how it is started.
 pub trait Overlay: Send + Sync {
+    /// Whether the machine has what the daemon needs, as far as that can be told before a lab is built.
+    ///
+    /// # Errors
+    /// When something is missing: what, and how to get it.
+    fn check_machine(&self) -> Result<(), Error>;
+
     /// Starts its daemon on a node and waits until it is ready to forward.
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>>;
 }
@@ -154,6 +160,16 @@ pub enum Error {
         node: String,
         /// The cause.
         source: std::io::Error,
+    },
+    /// The device that all TUN devices are made with.
+    #[error("opening {path}: {source}\n{remedy}")]
+    Tun {
+        /// The device.
+        path: &'static str,
+        /// The cause.
+        source: std::io::Error,
+        /// What to change.
+        remedy: &'static str,
     },
     /// It ended by itself.
     #[error("the daemon on {node} ended by itself ({status}) {when}; the end of its log:\n{log}")]

@@ -192,7 +192,8 @@ impl Lab {
         let cluster =
             self.etcd.as_mut().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })?;
         let member = cluster.member(name)?;
-        Ok(if up { member.start().await? } else { member.stop().await? })
+        let done = if up { member.start().await } else { member.stop().await };
+        Ok(done?)
     }
 }
 
