@@ -67,9 +67,9 @@ enum Command {
     },
     /// Print the JSON schema of suite files, for editors
     Schema {
-        /// Print the steps as a Markdown table instead
+        /// Print the keys of the lab and of all steps as Markdown tables instead
         #[arg(long)]
-        steps: bool,
+        markdown: bool,
     },
 }
 
@@ -136,7 +136,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(run) => run::run(&run),
         Command::Check { paths } => check(&paths),
         Command::Up { file, parts } => up::up(file.as_deref(), &parts),
-        Command::Schema { steps } => schema(steps),
+        Command::Schema { markdown } => schema(markdown),
     };
     match done {
         Ok(status) => status.into(),
@@ -201,9 +201,12 @@ fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
     Ok(if mistaken + orphans.len() == 0 { SUCCESS } else { FAILED })
 }
 
-fn schema(steps: bool) -> Result<u8, Usage> {
-    let text =
-        if steps { suite::steps_reference() } else { serde_json::to_string_pretty(&suite::schema())? + "\n" };
+fn schema(markdown: bool) -> Result<u8, Usage> {
+    let text = if markdown {
+        format!("{}\n{}", suite::lab_reference(), suite::steps_reference())
+    } else {
+        serde_json::to_string_pretty(&suite::schema())? + "\n"
+    };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(SUCCESS)
 }

@@ -434,6 +434,28 @@ impl Member {
     }
 }
 
+impl Kind {
+    /// What clusters of this kind will be made of on this machine, and why: never [`Kind::Auto`].
+    pub async fn settle(self) -> (Self, String) {
+        match choose(self).await {
+            Ok((Some(_), reason)) => (Self::Container, reason),
+            Ok((None, reason)) => (Self::Process, reason),
+            // The first cluster will say what is wrong.
+            Err(_) => (self, "asked for".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "whatever is there",
+            Self::Process => "a process",
+            Self::Container => "a container",
+        })
+    }
+}
+
 /// Picks what to run etcd with, and says why.
 async fn choose(kind: Kind) -> Result<(Option<Engine>, String), Error> {
     let (engine, asked) = match kind {

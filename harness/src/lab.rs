@@ -51,6 +51,8 @@ pub struct Workshop {
     pub overlay: Arc<dyn Overlay>,
     /// How etcd runs.
     pub etcd: etcd::Kind,
+    /// Why it runs so.
+    pub reason: String,
 }
 
 impl Workshop {
@@ -61,7 +63,9 @@ impl Workshop {
     pub fn new(overlay: Arc<dyn Overlay>, etcd: etcd::Kind) -> Result<Self, WorkshopError> {
         overlay.check_machine()?;
         let sandbox = Sandbox::enter()?;
-        Ok(Self { sandbox, overlay, etcd })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (etcd, reason) = runtime.block_on(etcd.settle());
+        Ok(Self { sandbox, overlay, etcd, reason })
     }
 }
 
@@ -74,6 +78,9 @@ pub enum WorkshopError {
     /// The process gets no namespaces.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// There is no event loop.
+    #[error("starting the event loop: {0}")]
+    Runtime(#[from] std::io::Error),
 }
 
 /// A running lab. Dropping it ends its processes and removes its namespaces.

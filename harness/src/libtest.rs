@@ -27,6 +27,8 @@ pub fn main(suites: &Path, program: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Before the sandbox: its mounts may hide where this program is.
+    let failures = case::failures_directory();
     let workshop = if arguments.list { None } else { Some(workshop(program)) };
     let workshop = match workshop.transpose() {
         Ok(workshop) => workshop.map(Arc::new),
@@ -35,7 +37,6 @@ pub fn main(suites: &Path, program: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let failures = case::failures_directory();
     let trials = found.into_iter().map(|found| trial(found, workshop.clone(), failures.clone()));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
@@ -48,7 +49,9 @@ fn workshop(program: &Path) -> Result<Workshop, String> {
         Err(_) => crate::etcd::Kind::Auto,
     };
     let program = std::env::var_os("RELAY").map_or_else(|| program.to_owned(), PathBuf::from);
-    Workshop::new(Arc::new(Relay::new(program)), etcd).map_err(|error| error.to_string())
+    let workshop = Workshop::new(Arc::new(Relay::new(program)), etcd).map_err(|error| error.to_string())?;
+    eprintln!("etcd as {} ({})", workshop.etcd, workshop.reason);
+    Ok(workshop)
 }
 
 fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Trial {

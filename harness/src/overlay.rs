@@ -137,6 +137,31 @@ impl Counters {
     }
 }
 
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "  packets read from the device     {}", self.device_read)?;
+        writeln!(f, "  datagrams sent                   {}", self.sent)?;
+        writeln!(f, "  datagrams received               {}", self.received)?;
+        writeln!(f, "  packets written to the device    {}", self.device_written)?;
+        for (cause, count) in self.drops.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  dropped {:<24} {count}", format!("{}, {}", cause.way, cause.reason))?;
+        }
+        for (kind, count) in self.icmp.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  icmp {kind:<27} {count}")?;
+        }
+        writeln!(f, "  routes reflect etcd's revision   {}", self.revision)
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        })
+    }
+}
+
 /// What is higher now than before, with by how much.
 fn increases<K: Ord + Clone>(now: &BTreeMap<K, u64>, before: &BTreeMap<K, u64>) -> Vec<(K, u64)> {
     let increase = |(key, count): (&K, &u64)| {

@@ -39,6 +39,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let jobs = run.jobs.unwrap_or(cores).clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.parts.workshop()?;
+    say!("{} cases, etcd as {} ({})", found.len(), workshop.etcd, workshop.reason);
     let start = Instant::now();
     let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
     let screen = Mutex::new(Screen {
@@ -179,7 +180,6 @@ fn summary(all: &[Ended], varied: usize, took: Duration) -> u8 {
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let failed = all.len() - passed - inconclusive;
     let bad = failed + inconclusive + varied;
-    say!();
     for case in all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)) {
         say!("  {}", case.name);
     }

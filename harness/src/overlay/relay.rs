@@ -260,6 +260,9 @@ impl Daemon for Running {
     fn log_tail(&self, lines: usize) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
+        if all.is_empty() {
+            return "(it wrote nothing)".to_owned();
+        }
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }
