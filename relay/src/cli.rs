@@ -69,6 +69,21 @@ pub struct Options {
     /// Minutes before its expiry that the lease is renewed
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
     subnet_lease_renew_margin: u64,
+    /// Masquerade packets that leave the overlay network
+    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_masq: bool,
+    /// Masquerade without choosing ports at random
+    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_masq_fully_random_disable: bool,
+    /// Accept forwarded packets of the overlay network
+    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    iptables_forward_rules: bool,
+    /// Seconds between looks at the packet filter rules
+    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    iptables_resync: u32,
+    /// Add a blackhole route for this node's subnet
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_blackhole_route: bool,
     /// Address to serve /healthz, /readyz and /metrics on
     #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0")]
     healthz_ip: IpAddr,
@@ -117,6 +132,13 @@ impl Options {
             },
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
+            filter: daemon::FilterConfig {
+                masquerade: self.ip_masq,
+                fully_random: !self.ip_masq_fully_random_disable,
+                forward: self.iptables_forward_rules,
+                resync: Duration::from_secs(self.iptables_resync.into()),
+            },
+            blackhole_route: self.ip_blackhole_route,
             healthz: (self.healthz_port != 0).then_some((self.healthz_ip, self.healthz_port)),
         }
     }

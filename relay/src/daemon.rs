@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 use thiserror::Error;
 use tokio::{
@@ -29,7 +30,9 @@ use crate::{
         udp::{self, SocketError},
     },
     host::{
+        blackhole,
         device::{self, DeviceConfig, DeviceError},
+        filter::{Filter, FilterError, Manager, Rules},
         guard, notify,
         subnet_env::{self, SubnetEnv, SubnetEnvError},
     },
@@ -67,8 +70,25 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// How long before its expiry the lease is renewed.
     pub renew_margin: Duration,
+    /// Packet filter rules.
+    pub filter: FilterConfig,
+    /// Whether to add a blackhole route for this node's subnet.
+    pub blackhole_route: bool,
     /// Where to serve health checks and metrics.
     pub healthz: Option<(IpAddr, u16)>,
+}
+
+/// Which packet filter rules to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// Whether packets that leave the network are masqueraded.
+    pub masquerade: bool,
+    /// Whether their ports are chosen at random.
+    pub fully_random: bool,
+    /// Whether forwarded packets of the network are accepted.
+    pub forward: bool,
+    /// How often the rules, and the blackhole route, are looked at.
+    pub resync: Duration,
 }
 
 /// Why the daemon ended.
@@ -96,6 +116,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
     SubnetEnv(#[from] SubnetEnvError),
     #[error(transparent)]
     DataPath(#[from] DataPathError),
@@ -113,6 +135,7 @@ impl DaemonError {
             | Self::Socket(_)
             | Self::Tun(_)
             | Self::Device(_)
+            | Self::Filter(_)
             | Self::SubnetEnv(_) => 3,
             Self::Network(_) | Self::Acquire(_) => 4,
             Self::DataPath(DataPathError::DeviceGone(_)) => 5,
@@ -193,17 +216,25 @@ async fn start_and_watch(
         network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,
         max = %network.subnet_max, port = network.port, "network config read"
     );
-    tracing::info!(
-        "packet filter rules are left to the machine: forwarded packets of the network must be accepted"
-    );
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
     let icmp = udp::open_icmp()?;
     let tun = Tun::create(DEVICE)?;
+    let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
     let device = set_up_device(&netlink, &tun, &network, &held, mtu).await?;
-    tasks.spawn(guard_device(netlink, tun.name().to_owned(), device));
+    tasks.spawn(guard_device(netlink.clone(), tun.name().to_owned(), device));
+    let filter = install_filter(config.filter, &network, subnet).await?;
+    tasks.spawn(filter.keep(config.filter.resync));
+    if let Some(previous) = previous.filter(|previous| config.blackhole_route && *previous != subnet)
+        && let Err(error) = blackhole::remove(&netlink, previous).await
+    {
+        tracing::debug!(%error, subnet = %previous, "no blackhole route of an earlier start");
+    }
+    if config.blackhole_route {
+        tasks.spawn(blackhole::keep(netlink, subnet, config.filter.resync));
+    }
 
     let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
     // Set once, here.
@@ -232,7 +263,8 @@ async fn start_and_watch(
     tasks.spawn(follower.run());
     tasks.spawn(hold(registry, held, own_seen.clone(), config.renew_margin, Arc::clone(&health)));
 
-    SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: false }.write(&config.subnet_file)?;
+    SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade }
+        .write(&config.subnet_file)?;
     tracing::info!(path = %config.subnet_file.display(), "subnet file written");
     tokio::select! {
         () = announce_ready(own_seen, &health) => {}
@@ -320,6 +352,25 @@ async fn set_up_device(
     device::configure(netlink, tun.name(), config).await?;
     tracing::info!(device = tun.name(), %address, mtu, route = %network.prefix, "device up");
     Ok(config)
+}
+
+/// Masquerading was asked for, so that it cannot be had ends the start: containers would find no way out. Forwarding
+/// is accepted by default, on machines too that accept it anyway, so there a failure is only told.
+async fn install_filter(
+    config: FilterConfig,
+    network: &Network,
+    subnet: Ipv4Net,
+) -> Result<Filter, FilterError> {
+    let FilterConfig { masquerade, fully_random, forward, .. } = config;
+    let manager = if network.nftables { Manager::Nftables } else { Manager::Iptables };
+    let rules = Rules { network: network.prefix, subnet, masquerade, fully_random, forward };
+    let mut filter = Filter::new(manager, rules);
+    match filter.install().await {
+        Ok(()) => tracing::info!(?manager, masquerade, forward, "packet filter rules set"),
+        Err(error) if masquerade && error.is_missing() => return Err(error),
+        Err(error) => tracing::warn!(%error, "packet filter rules not set, trying on"),
+    }
+    Ok(filter)
 }
 
 async fn guard_device(netlink: Handle, name: String, config: DeviceConfig) {

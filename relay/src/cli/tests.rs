@@ -38,6 +38,10 @@ fn defaults_are_flanneld_s() {
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!(config.healthz, None);
+    let resync = Duration::from_secs(5);
+    let filter = daemon::FilterConfig { masquerade: false, fully_random: true, forward: true, resync };
+    assert_eq!(config.filter, filter);
+    assert!(!config.blackhole_route);
     assert_eq!(config.underlay.public_ip, None);
 }
 
@@ -55,6 +59,7 @@ fn values_out_of_range_are_refused() {
         ["--subnet-lease-renew-margin=1440"],
         ["--public-ip=fd00::1"],
         ["--healthz-port=65536"],
+        ["--iptables-resync=0"],
         ["--etcd-endpoints=https://10.0.0.1:2379"],
         ["--no-such-flag"],
     ] {
@@ -64,14 +69,9 @@ fn values_out_of_range_are_refused() {
 
 #[test]
 fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
-    for arguments in [
-        &["--kube-subnet-mgr"][..],
-        &["-kube-api-url", "http://10.0.0.1"],
-        &["--ip-masq"],
-        &["--ip-masq=true"],
-        &["--iptables-forward-rules"],
-        &["--public-ipv6=fd00::1"],
-    ] {
+    for arguments in
+        [&["--kube-subnet-mgr"][..], &["-kube-api-url", "http://10.0.0.1"], &["--public-ipv6=fd00::1"]]
+    {
         let message = parse(arguments).unwrap_err();
         assert!(message.contains("is not supported"), "{message}");
     }
@@ -79,20 +79,30 @@ fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
 
 #[test]
 fn a_flag_that_asks_for_nothing_is_taken() {
-    parse(&[
-        "--ip-masq=false",
-        "-iptables-forward-rules=false",
-        "--kube-subnet-mgr=0",
-        "--iptables-resync",
-        "5",
-    ])
-    .unwrap();
+    parse(&["--kube-subnet-mgr=0", "-net-config-path", "/etc/kube-flannel/net-conf.json"]).unwrap();
 }
 
 #[test]
 fn an_unsupported_variable_of_the_environment_is_declined_by_name() {
-    let environment = |name: &str| (name == "FLANNELD_IP_MASQ").then(|| "true".to_owned());
+    let environment = |name: &str| (name == "FLANNELD_KUBE_SUBNET_MGR").then(|| "true".to_owned());
     let message = go_flags::unsupported(&[], environment).unwrap();
-    assert!(message.starts_with("FLANNELD_IP_MASQ is not supported"), "{message}");
+    assert!(message.starts_with("FLANNELD_KUBE_SUBNET_MGR is not supported"), "{message}");
     assert_eq!(go_flags::unsupported(&[], |_| Some(String::new())), None);
+}
+
+#[test]
+fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
+    let options = parse(&[
+        "-ip-masq",
+        "--ip-masq-fully-random-disable=true",
+        "--iptables-forward-rules=false",
+        "-iptables-resync",
+        "7",
+        "-ip-blackhole-route",
+    ]);
+    let config = options.unwrap().into_config();
+    let resync = Duration::from_secs(7);
+    let filter = daemon::FilterConfig { masquerade: true, fully_random: false, forward: false, resync };
+    assert_eq!(config.filter, filter);
+    assert!(config.blackhole_route);
 }
