@@ -19,12 +19,19 @@ use std::{
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, registry::etcd::EtcdOptions, underlay::Selection};
+use crate::{
+    daemon::{self, RegistryOptions},
+    registry::etcd::EtcdOptions,
+    underlay::Selection,
+};
 
 /// An overlay daemon: flannel's UDP backend with etcd v3.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "relay", disable_version_flag = true, max_term_width = 100)]
 pub struct Options {
+    /// Where subnets are registered: `etcd`, or `file:PATH` for a static list in a TOML file
+    #[arg(long, env = "RELAY_REGISTRY", default_value = "etcd", value_parser = parse_registry)]
+    registry: RegistryChoice,
     /// URLs of the etcd members, separated by commas
     #[arg(
         long,
@@ -98,6 +105,20 @@ pub struct Options {
     version: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RegistryChoice {
+    Etcd,
+    File(PathBuf),
+}
+
+fn parse_registry(text: &str) -> Result<RegistryChoice, String> {
+    match text.strip_prefix("file:") {
+        None if text == "etcd" => Ok(RegistryChoice::Etcd),
+        Some(path) if !path.is_empty() => Ok(RegistryChoice::File(path.into())),
+        _ => Err("use etcd or file:PATH".into()),
+    }
+}
+
 impl Options {
     /// Parses a command line, the program's name first, and the environment.
     ///
@@ -122,8 +143,16 @@ impl Options {
     #[must_use]
     pub fn into_config(self) -> daemon::Config {
         let user = (!self.etcd_username.is_empty()).then_some((self.etcd_username, self.etcd_password));
+        let registry = match self.registry {
+            RegistryChoice::Etcd => RegistryOptions::Etcd(EtcdOptions {
+                endpoints: self.etcd_endpoints,
+                prefix: self.etcd_prefix,
+                user,
+            }),
+            RegistryChoice::File(path) => RegistryOptions::File(path),
+        };
         daemon::Config {
-            etcd: EtcdOptions { endpoints: self.etcd_endpoints, prefix: self.etcd_prefix, user },
+            registry,
             underlay: Selection {
                 interfaces: self.iface,
                 patterns: self.iface_regex,

@@ -43,6 +43,7 @@ use crate::{
         acquire::{AcquireError, Claim, Held, acquire},
         backoff::Backoff,
         etcd::{Etcd, EtcdOptions},
+        file::File,
         follow::Follower,
         hold::hold,
         table::LeaseTable,
@@ -63,7 +64,7 @@ const CONFIG_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The registry.
-    pub etcd: EtcdOptions,
+    pub registry: RegistryOptions,
     /// How to find the underlay's interface.
     pub underlay: Selection,
     /// Where to write `subnet.env`.
@@ -76,6 +77,15 @@ pub struct Config {
     pub blackhole_route: bool,
     /// Where to serve health checks and metrics.
     pub healthz: Option<(IpAddr, u16)>,
+}
+
+/// Where the subnets are registered.
+#[derive(Debug, Clone)]
+pub enum RegistryOptions {
+    /// In etcd.
+    Etcd(EtcdOptions),
+    /// In a file.
+    File(PathBuf),
 }
 
 /// Which packet filter rules to keep.
@@ -162,7 +172,7 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
     let mut tasks = JoinSet::new();
     let mut started = None;
     let result = tokio::select! {
-        result = start_and_watch(config, &mut tasks, &mut started) => result,
+        result = start_with_registry(config, &mut tasks, &mut started) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -184,10 +194,28 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
     result
 }
 
+async fn start_with_registry(
+    config: Config,
+    tasks: &mut JoinSet<()>,
+    started: &mut Option<Running>,
+) -> Result<(), DaemonError> {
+    match &config.registry {
+        RegistryOptions::Etcd(options) => {
+            let registry = Arc::new(Etcd::new(options.clone()));
+            start_and_watch(config, registry, tasks, started).await
+        }
+        RegistryOptions::File(path) => {
+            let registry = Arc::new(File::new(path.clone()));
+            start_and_watch(config, registry, tasks, started).await
+        }
+    }
+}
+
 /// Starts everything, then waits for the data path to fail. The data path goes to `started`, to be stopped by the
 /// caller, who may drop this future at any point.
-async fn start_and_watch(
+async fn start_and_watch<R: Registry>(
     config: Config,
+    registry: Arc<R>,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
 ) -> Result<(), DaemonError> {
@@ -210,7 +238,6 @@ async fn start_and_watch(
         return Err(DaemonError::Mtu { interface: underlay.interface, mtu: underlay.mtu });
     }
 
-    let registry = Arc::new(Etcd::new(config.etcd));
     let network = read_network(&*registry, &health).await?;
     tracing::info!(
         network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,

@@ -34,7 +34,8 @@ fn defaults_are_flanneld_s() {
     let options = parse(&[]).unwrap();
     assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     let config = options.into_config();
-    assert_eq!(config.etcd.prefix, "/coreos.com/network");
+    let RegistryOptions::Etcd(etcd) = config.registry else { panic!("{:?}", config.registry) };
+    assert_eq!(etcd.prefix, "/coreos.com/network");
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!(config.healthz, None);
@@ -61,6 +62,8 @@ fn values_out_of_range_are_refused() {
         ["--healthz-port=65536"],
         ["--iptables-resync=0"],
         ["--etcd-endpoints=https://10.0.0.1:2379"],
+        ["--registry=file:"],
+        ["--registry=consul"],
         ["--no-such-flag"],
     ] {
         assert!(parse(&arguments).is_err(), "{arguments:?}");
@@ -105,4 +108,10 @@ fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
     let filter = daemon::FilterConfig { masquerade: true, fully_random: false, forward: false, resync };
     assert_eq!(config.filter, filter);
     assert!(config.blackhole_route);
+}
+
+#[test]
+fn the_registry_is_etcd_or_a_file() {
+    let registry = parse(&["-registry", "file:/etc/relay.toml"]).unwrap().into_config().registry;
+    assert!(matches!(registry, RegistryOptions::File(path) if path == PathBuf::from("/etc/relay.toml")));
 }

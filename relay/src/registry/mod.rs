@@ -7,6 +7,7 @@
 pub mod acquire;
 pub mod backoff;
 pub mod etcd;
+pub mod file;
 pub mod follow;
 pub mod hold;
 #[cfg(test)]
