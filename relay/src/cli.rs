@@ -21,7 +21,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     daemon::{self, RegistryOptions},
-    registry::etcd::EtcdOptions,
+    registry::{
+        LEASE_TTL,
+        etcd::{EtcdOptions, TlsFiles},
+    },
     underlay::Selection,
 };
 
@@ -49,7 +52,7 @@ pub struct Options {
     /// Certificate file for TLS to etcd; ignored for http endpoints
     #[arg(long, env = "FLANNELD_ETCD_CERTFILE", default_value = "")]
     etcd_certfile: String,
-    /// Certificate authority file for TLS to etcd; ignored for http endpoints
+    /// Certificate authorities for TLS to etcd, instead of the system's; ignored for http endpoints
     #[arg(long, env = "FLANNELD_ETCD_CAFILE", default_value = "")]
     etcd_cafile: String,
     /// User name for etcd
@@ -76,6 +79,9 @@ pub struct Options {
     /// Minutes before its expiry that the lease is renewed
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
     subnet_lease_renew_margin: u64,
+    /// Seconds that a lease lives unless renewed; for tests of its end
+    #[arg(long, env = "RELAY_SUBNET_LEASE_TTL", default_value_t = LEASE_TTL.as_secs(), value_parser = clap::value_parser!(u64).range(2..=86_400 * 365), hide = true)]
+    subnet_lease_ttl: u64,
     /// Masquerade packets that leave the overlay network
     #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
     ip_masq: bool,
@@ -131,12 +137,22 @@ impl Options {
             return Err(command.error(ErrorKind::UnknownArgument, message));
         }
         let options = Self::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
-        if let Some(endpoint) = options.etcd_endpoints.iter().find(|endpoint| !is_http(endpoint)) {
-            let message =
-                format!("--etcd-endpoints: {endpoint} is not supported, only http:// endpoints are");
+        if let Some(endpoint) = options.etcd_endpoints.iter().find(|endpoint| !is_url(endpoint)) {
+            let message = format!("--etcd-endpoints: {endpoint} is no http:// or https:// URL");
             return Err(command.error(ErrorKind::InvalidValue, message));
         }
         Ok(options)
+    }
+
+    fn warn_of_unused_tls(&self) {
+        let files = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
+        let (given, plain) =
+            (files.iter().any(|file| !file.is_empty()), |url: &String| url.starts_with("http://"));
+        if given && self.etcd_endpoints.iter().all(plain) {
+            tracing::warn!("TLS files are ignored: all etcd endpoints are http://");
+        } else if self.etcd_certfile.is_empty() != self.etcd_keyfile.is_empty() {
+            tracing::warn!("no client certificate is used: it takes --etcd-certfile and --etcd-keyfile both");
+        }
     }
 
     /// What the daemon is to do.
@@ -148,6 +164,11 @@ impl Options {
                 endpoints: self.etcd_endpoints,
                 prefix: self.etcd_prefix,
                 user,
+                ttl: Duration::from_secs(self.subnet_lease_ttl),
+                tls: TlsFiles {
+                    authority: named(self.etcd_cafile),
+                    identity: named(self.etcd_certfile).zip(named(self.etcd_keyfile)),
+                },
             }),
             RegistryChoice::File(path) => RegistryOptions::File(path),
         };
@@ -173,8 +194,14 @@ impl Options {
     }
 }
 
-fn is_http(endpoint: &str) -> bool {
-    endpoint.starts_with("http://") || !endpoint.contains("://")
+fn is_url(endpoint: &str) -> bool {
+    !endpoint.is_empty()
+        && (["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
+            || !endpoint.contains("://"))
+}
+
+fn named(path: String) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| path.into())
 }
 
 /// Runs the daemon as the command line says. Exit codes: 0 after a signal, 2 for usage, else as
@@ -194,15 +221,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     init_logging(options.verbosity);
-    for (flag, value) in [
-        ("--etcd-keyfile", &options.etcd_keyfile),
-        ("--etcd-certfile", &options.etcd_certfile),
-        ("--etcd-cafile", &options.etcd_cafile),
-    ] {
-        if !value.is_empty() {
-            tracing::warn!(flag, value, "ignored: the etcd endpoints are http");
-        }
-    }
+    options.warn_of_unused_tls();
     match daemon::run(options.into_config()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

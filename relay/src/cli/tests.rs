@@ -61,7 +61,7 @@ fn values_out_of_range_are_refused() {
         ["--public-ip=fd00::1"],
         ["--healthz-port=65536"],
         ["--iptables-resync=0"],
-        ["--etcd-endpoints=https://10.0.0.1:2379"],
+        ["--etcd-endpoints=unix:///run/etcd"],
         ["--registry=file:"],
         ["--registry=consul"],
         ["--no-such-flag"],
@@ -114,4 +114,16 @@ fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
 fn the_registry_is_etcd_or_a_file() {
     let registry = parse(&["-registry", "file:/etc/relay.toml"]).unwrap().into_config().registry;
     assert!(matches!(registry, RegistryOptions::File(path) if path == PathBuf::from("/etc/relay.toml")));
+}
+
+#[test]
+fn an_authority_is_used_alone_and_a_certificate_with_its_key_only() {
+    let tls = |arguments: &[&str]| match parse(arguments).unwrap().into_config().registry {
+        RegistryOptions::Etcd(etcd) => etcd.tls,
+        RegistryOptions::File(path) => panic!("{path:?}"),
+    };
+    let alone = tls(&["--etcd-endpoints=https://10.0.0.1:2379", "--etcd-cafile=/ca", "--etcd-certfile=/crt"]);
+    assert_eq!(alone, TlsFiles { authority: Some("/ca".into()), identity: None });
+    let both = tls(&["--etcd-certfile=/crt", "--etcd-keyfile=/key"]);
+    assert_eq!(both, TlsFiles { authority: None, identity: Some(("/crt".into(), "/key".into())) });
 }
