@@ -3,15 +3,20 @@
 //! What can fail for good (interface, port, device) is tried before a lease is taken, so that a failed start leaves
 //! nothing in the registry.
 
+mod live;
+
 use std::{
     net::{IpAddr, SocketAddrV4},
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use ipnet::Ipv4Net;
+use live::Live;
 use rtnetlink::Handle;
 use thiserror::Error;
 use tokio::{
@@ -25,7 +30,7 @@ use crate::{
     datapath::{
         ENCAPSULATION,
         routes::Routes,
-        threads::{DataPath, DataPathError, Running},
+        threads::{DataPathError, Running},
         tun::{Tun, TunError},
         udp::{self, SocketError},
     },
@@ -184,12 +189,9 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
         tracing::warn!("second signal, ending at once");
         std::process::exit(1);
     });
-    if let Some(running) = started {
+    if started.is_some() {
         tracing::info!("stopping");
-        // On a thread of its own, so that a second signal is still seen.
-        if tokio::task::spawn_blocking(|| Running::stop(running)).await.is_err() {
-            tracing::error!("the data path could not be stopped in order");
-        }
+        live::stop(started).await;
     }
     result
 }
@@ -245,13 +247,12 @@ async fn start_and_watch<R: Registry>(
     );
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
-    let icmp = udp::open_icmp()?;
-    let tun = Tun::create(DEVICE)?;
+    let tun = Arc::new(Tun::create(DEVICE)?);
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
-    let device = set_up_device(&netlink, &tun, &network, &held, mtu).await?;
-    tasks.spawn(guard_device(netlink.clone(), tun.name().to_owned(), device));
+    let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
+    tasks.spawn(guard_device(netlink.clone(), tun.name().to_owned(), device.subscribe()));
     let filter = install_filter(config.filter, &network, subnet).await?;
     tasks.spawn(filter.keep(config.filter.resync));
     if let Some(previous) = previous.filter(|previous| config.blackhole_route && *previous != subnet)
@@ -260,44 +261,74 @@ async fn start_and_watch<R: Registry>(
         tracing::debug!(%error, subnet = %previous, "no blackhole route of an earlier start");
     }
     if config.blackhole_route {
-        tasks.spawn(blackhole::keep(netlink, subnet, config.filter.resync));
+        tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));
     }
 
     let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
     // Set once, here.
     let _ = sources.routes.set(Arc::clone(&routes));
     let (failed, mut failures) = mpsc::unbounded_channel();
-    let data_path = DataPath {
+    let (public_ip, advertised) = watch::channel(underlay.public_ip);
+    let mut live = Live {
+        netlink: netlink.clone(),
         tun,
-        udp,
-        icmp,
+        underlay: underlay.clone(),
+        device,
+        public_ip,
+        env: SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade },
+        subnet_file: config.subnet_file,
         port: network.port,
         own_subnet: subnet,
         routes: Arc::clone(&routes),
         counters: Arc::clone(&sources.counters),
+        failed,
     };
-    *started = Some(data_path.start(&failed)?);
+    *started = Some(live.start(udp)?);
 
     health.waiting("listing the leases of other nodes");
     let (own, own_seen) = watch::channel(None);
     let follower = Follower {
         registry: Arc::clone(&registry),
-        table: LeaseTable::new(network.clone(), held.lease),
+        table: LeaseTable::new(network, held.lease),
         routes,
         own,
+        public_ip: advertised.clone(),
         stats: Arc::clone(&sources.follow),
     };
     tasks.spawn(follower.run());
-    tasks.spawn(hold(registry, held, own_seen.clone(), config.renew_margin, Arc::clone(&health)));
+    tasks.spawn(hold(
+        Arc::clone(&registry),
+        held,
+        own_seen.clone(),
+        advertised,
+        config.renew_margin,
+        Arc::clone(&health),
+    ));
 
-    SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade }
-        .write(&config.subnet_file)?;
-    tracing::info!(path = %config.subnet_file.display(), "subnet file written");
-    tokio::select! {
-        () = announce_ready(own_seen, &health) => {}
-        error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),
+    live.env.write(&live.subnet_file)?;
+    tracing::info!(path = %live.subnet_file.display(), "subnet file written");
+    let (current, mut changes) = watch::channel(underlay);
+    tasks.spawn(follow_underlay(netlink, config.underlay, current));
+    let mut ready = pin!(announce_ready(own_seen, &health).fuse());
+    loop {
+        tokio::select! {
+            () = &mut ready => {}
+            Ok(()) = changes.changed() => {
+                let new = changes.borrow_and_update().clone();
+                if new.address != live.underlay.address {
+                    registry.forget_connections();
+                }
+                live.follow(new, started).await?;
+            }
+            error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),
+        }
     }
-    failures.recv().await.map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn follow_underlay(netlink: Handle, selection: Selection, current: watch::Sender<Underlay>) {
+    if let Err(error) = underlay::follow::follow(netlink, selection, current).await {
+        tracing::warn!(%error, "changes of the underlay are not followed");
+    }
 }
 
 /// Ready means that the routes to other nodes are in place.
@@ -400,8 +431,8 @@ async fn install_filter(
     Ok(filter)
 }
 
-async fn guard_device(netlink: Handle, name: String, config: DeviceConfig) {
-    if let Err(error) = guard::keep(netlink, name, config).await {
+async fn guard_device(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) {
+    if let Err(error) = guard::keep(netlink, name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
     }
 }

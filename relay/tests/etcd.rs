@@ -1,5 +1,7 @@
 //! The registry against a real etcd on loopback: TLS, and leases that end.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test")]
+
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
@@ -167,8 +169,15 @@ async fn a_lease_ends_after_its_time_unless_it_is_held() {
     let (_mirror, mirrored) = watch::channel(Some(own));
     let mut events = registry.watch(written.mod_revision + 1).await.unwrap();
     let health = Arc::new(Health::starting("test"));
-    let holding =
-        hold(Arc::clone(&registry), Held { lease, written }, mirrored, Duration::from_secs(60), health);
+    let (_address, public_ip) = watch::channel(ME);
+    let holding = hold(
+        Arc::clone(&registry),
+        Held { lease, written },
+        mirrored,
+        public_ip,
+        Duration::from_secs(60),
+        health,
+    );
     let holding = tokio::spawn(holding);
 
     // The other one ends while this one is written again and again.

@@ -113,7 +113,7 @@ fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
 #[test]
 fn the_registry_is_etcd_or_a_file() {
     let registry = parse(&["-registry", "file:/etc/relay.toml"]).unwrap().into_config().registry;
-    assert!(matches!(registry, RegistryOptions::File(path) if path == PathBuf::from("/etc/relay.toml")));
+    assert!(matches!(registry, RegistryOptions::File(path) if *path == *"/etc/relay.toml"));
 }
 
 #[test]

@@ -186,6 +186,10 @@ impl Registry for Etcd {
         Ok(written)
     }
 
+    fn forget_connections(&self) {
+        self.endpoints.forget();
+    }
+
     async fn delete(&self, key: &str, mod_revision: i64) -> Result<(), RegistryError> {
         let unchanged = Compare::mod_revision(self.key(key), CompareOp::Equal, mod_revision);
         let delete = TxnOp::delete(self.key(key), None::<DeleteOptions>);

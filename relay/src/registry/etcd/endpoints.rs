@@ -59,6 +59,11 @@ impl Endpoints {
         self.current.fetch_add(1, Relaxed);
     }
 
+    /// Connects anew with the next call.
+    pub(super) fn forget(&self) {
+        self.members.iter().for_each(Member::forget);
+    }
+
     /// Calls the present member, and each other one in turn while the member cannot be reached.
     ///
     /// A call whose answer was lost is made again, so it must bear being made twice.
