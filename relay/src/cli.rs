@@ -5,6 +5,7 @@
 //! command line is silent.
 
 mod go_flags;
+mod query;
 
 use std::{
     env,
@@ -20,6 +21,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    control,
     daemon::{self, RegistryOptions},
     registry::{
         LEASE_TTL,
@@ -30,7 +32,12 @@ use crate::{
 
 /// An overlay daemon: flannel's UDP backend with etcd v3.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "relay", disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "relay",
+    disable_version_flag = true,
+    max_term_width = 100,
+    override_usage = "relay [OPTIONS]\n       relay status [--json]\n       relay routes [--json]"
+)]
 pub struct Options {
     /// Where subnets are registered: `etcd`, or `file:PATH` for a static list in a TOML file
     #[arg(long, env = "RELAY_REGISTRY", default_value = "etcd", value_parser = parse_registry)]
@@ -76,6 +83,9 @@ pub struct Options {
     /// File to write the subnet, the MTU and so on to
     #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
+    /// Socket for `relay status` and `relay routes`; by default beside the subnet file, as subnet.sock
+    #[arg(long, env = "RELAY_CONTROL_SOCKET")]
+    control_socket: Option<PathBuf>,
     /// Minutes before its expiry that the lease is renewed
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
     subnet_lease_renew_margin: u64,
@@ -180,6 +190,7 @@ impl Options {
                 can_reach: self.iface_can_reach.0,
                 public_ip: self.public_ip.0,
             },
+            control_socket: self.control_socket.unwrap_or_else(|| control::beside(&self.subnet_file)),
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
             filter: daemon::FilterConfig {
@@ -208,6 +219,9 @@ fn named(path: String) -> Option<PathBuf> {
 /// [`daemon::DaemonError::exit_code`].
 #[must_use]
 pub fn main() -> ExitCode {
+    if query::is_query(env::args_os().nth(1).as_ref()) {
+        return query::run(env::args_os());
+    }
     let options = match Options::parse_from_go(env::args_os()) {
         Ok(options) => options,
         Err(error) => {

@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use crate::{
+    control,
     datapath::{
         ENCAPSULATION,
         routes::Routes,
@@ -74,6 +75,8 @@ pub struct Config {
     pub underlay: Selection,
     /// Where to write `subnet.env`.
     pub subnet_file: PathBuf,
+    /// Where to answer `relay status` and `relay routes`.
+    pub control_socket: PathBuf,
     /// How long before its expiry the lease is renewed.
     pub renew_margin: Duration,
     /// Packet filter rules.
@@ -227,6 +230,15 @@ async fn start_and_watch<R: Registry>(
         let listener = http::listen(ip, port).await?;
         tasks.spawn(http::serve(listener, Arc::clone(&sources)));
     }
+    match control::listen(&config.control_socket) {
+        Ok(listening) => {
+            tasks.spawn(control::serve(listening, Arc::clone(&sources)));
+        }
+        Err(error) => {
+            let path = config.control_socket.display();
+            tracing::warn!(%error, %path, "no control socket: `relay status` will get no answer");
+        }
+    }
     let (connection, netlink, _) = rtnetlink::new_connection().map_err(DaemonError::Netlink)?;
     tasks.spawn(connection);
 
@@ -280,7 +292,7 @@ async fn start_and_watch<R: Registry>(
         port: network.port,
         own_subnet: subnet,
         routes: Arc::clone(&routes),
-        counters: Arc::clone(&sources.counters),
+        sources: Arc::clone(&sources),
         failed,
     };
     *started = Some(live.start(udp)?);

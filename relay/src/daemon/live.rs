@@ -1,6 +1,10 @@
 //! What follows the underlay while the daemon runs: the device's MTU, `subnet.env`, the tunnel's socket and the lease.
 
-use std::{net::SocketAddrV4, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddrV4,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
 
 use ipnet::Ipv4Net;
 use rtnetlink::Handle;
@@ -10,7 +14,6 @@ use super::{DaemonError, MIN_MTU};
 use crate::{
     datapath::{
         ENCAPSULATION,
-        counters::Counters,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
         tun::Tun,
@@ -20,6 +23,7 @@ use crate::{
         device::{self, DeviceConfig},
         subnet_env::SubnetEnv,
     },
+    http::{Sources, status::Node},
     underlay::Underlay,
 };
 
@@ -36,7 +40,7 @@ pub(super) struct Live {
     pub(super) port: u16,
     pub(super) own_subnet: Ipv4Net,
     pub(super) routes: Arc<Routes>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) sources: Arc<Sources>,
     pub(super) failed: mpsc::UnboundedSender<DataPathError>,
 }
 
@@ -50,9 +54,25 @@ impl Live {
             port: self.port,
             own_subnet: self.own_subnet,
             routes: Arc::clone(&self.routes),
-            counters: Arc::clone(&self.counters),
+            counters: Arc::clone(&self.sources.counters),
         };
-        Ok(data_path.start(&self.failed)?)
+        let running = data_path.start(&self.failed)?;
+        self.show();
+        Ok(running)
+    }
+
+    /// Tells `relay status` how things are.
+    fn show(&self) {
+        let node = Node {
+            network: self.env.network,
+            subnet: self.own_subnet,
+            public_ip: self.underlay.public_ip,
+            interface: self.underlay.interface.clone(),
+            bound: SocketAddrV4::new(self.underlay.address, self.port),
+            device: self.tun.name().to_owned(),
+            mtu: self.env.mtu,
+        };
+        *self.sources.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
     }
 
     /// Takes up a change. What cannot be followed is told of, and tried again with the next change; only a data path
@@ -84,6 +104,7 @@ impl Live {
             self.underlay.public_ip = new.public_ip;
             self.public_ip.send_replace(new.public_ip);
         }
+        self.show();
         Ok(())
     }
 

@@ -53,6 +53,7 @@ pub async fn hold<R: Registry>(
     let key = lease::key(held.lease.subnet);
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut renew_at = renewal(&held.written, margin, Instant::now());
+    health.lease_written(held.written.ttl);
     loop {
         let state = judge(*own.borrow_and_update(), &held);
         let wanted = *public_ip.borrow_and_update();
@@ -102,6 +103,7 @@ pub async fn hold<R: Registry>(
                 tracing::info!(subnet = %held.lease.subnet, revision = written.mod_revision, "lease written");
                 held.written = written;
                 held.lease.public_ip = wanted;
+                health.lease_written(written.ttl);
                 renew_at = renewal(&written, margin, Instant::now());
                 backoff.reset();
                 health.lease_held();
