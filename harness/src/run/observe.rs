@@ -1,6 +1,7 @@
 //! Sending one probe, and seeing all that comes of it.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
@@ -38,7 +39,7 @@ impl Runner<'_> {
         let (sender, refused) = Sender::shoot(&namespace, shot)?;
         let mut answers = Vec::from_iter(refused);
         if answers.is_empty() {
-            answers.extend(self.outcome(&sender, listener.as_ref()).await?);
+            answers.extend(self.outcome(&sender, listener.as_deref()).await?);
         }
         let before = std::mem::take(&mut self.counters);
         self.settle().await?;
@@ -57,12 +58,16 @@ impl Runner<'_> {
     }
 
     /// A socket that receives the probe, if it is for one.
-    fn listener(&self, shot: &Shot) -> Result<Option<Listener>, StepError> {
+    fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
         let ShotKind::Udp { port, listen: true } = shot.kind else { return Ok(None) };
-        match self.map.host_of(shot.to) {
-            Some(host) => Ok(Some(Listener::open(&self.lab.host(host)?.namespace, port)?)),
-            None => Ok(None),
+        let Some(host) = self.map.host_of(shot.to) else { return Ok(None) };
+        let key = (host.to_owned(), port);
+        if let Some(listener) = self.listeners.get(&key) {
+            return Ok(Some(listener.clone()));
         }
+        let listener = Rc::new(Listener::open(&self.lab.host(host)?.namespace, port)?);
+        self.listeners.insert(key, listener.clone());
+        Ok(Some(listener))
     }
 
     /// Waits until it is known what became of a probe: an answer, an arrival, or a drop that was counted.
