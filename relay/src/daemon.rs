@@ -23,7 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -66,6 +66,9 @@ const MIN_MTU: u32 = 68;
 
 /// Between attempts to read the network config, as in flannel.
 const CONFIG_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the data path waits for the first list of leases.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the daemon is to do.
 #[derive(Debug, Clone)]
@@ -302,10 +305,9 @@ async fn start_and_watch<R: Registry>(
         sources: Arc::clone(&sources),
         failed,
     };
-    *started = Some(live.start(udp)?);
 
     health.waiting("listing the leases of other nodes");
-    let (own, own_seen) = watch::channel(None);
+    let (own, mut own_seen) = watch::channel(None);
     let follower = Follower {
         registry: Arc::clone(&registry),
         table: LeaseTable::new(network, held.lease),
@@ -326,6 +328,9 @@ async fn start_and_watch<R: Registry>(
 
     live.env.write(&live.subnet_file)?;
     tracing::info!(path = %live.subnet_file.display(), "subnet file written");
+    // Before that every packet would be refused; on a restart they wait in the queues of the device and the socket.
+    let _ = timeout(LISTED_WITHIN, own_seen.wait_for(Option::is_some)).await;
+    *started = Some(live.start(udp)?);
     let (current, mut changes) = watch::channel(underlay);
     tasks.spawn(follow_underlay(netlink, config.underlay, current));
     let mut ready = pin!(announce_ready(own_seen, &health).fuse());
