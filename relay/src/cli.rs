@@ -23,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     control,
     daemon::{self, RegistryOptions},
+    host::{notify::Inherited, privileges},
     registry::{
         LEASE_TTL,
         etcd::{EtcdOptions, TlsFiles},
@@ -222,6 +223,7 @@ pub fn main() -> ExitCode {
     if query::is_query(env::args_os().nth(1).as_ref()) {
         return query::run(env::args_os());
     }
+    let inherited = Inherited::take();
     let options = match Options::parse_from_go(env::args_os()) {
         Ok(options) => options,
         Err(error) => {
@@ -236,7 +238,10 @@ pub fn main() -> ExitCode {
     }
     init_logging(options.verbosity);
     options.warn_of_unused_tls();
-    match daemon::run(options.into_config()) {
+    if let Err(error) = privileges::drop_unneeded() {
+        tracing::warn!(%error, "capabilities not given up");
+    }
+    match daemon::run(options.into_config(), inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "relay ends");

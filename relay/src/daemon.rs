@@ -23,7 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -33,13 +33,14 @@ use crate::{
         routes::Routes,
         threads::{DataPathError, Running},
         tun::{Tun, TunError},
-        udp::{self, SocketError},
+        udp::SocketError,
     },
     host::{
         blackhole,
         device::{self, DeviceConfig, DeviceError},
         filter::{Filter, FilterError, Manager, Rules},
-        guard, notify,
+        guard,
+        notify::{self, Inherited},
         subnet_env::{self, SubnetEnv, SubnetEnvError},
     },
     http::{self, Health, ListenError, Sources},
@@ -65,6 +66,9 @@ const MIN_MTU: u32 = 68;
 
 /// Between attempts to read the network config, as in flannel.
 const CONFIG_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the data path waits for the first list of leases.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the daemon is to do.
 #[derive(Debug, Clone)]
@@ -162,25 +166,28 @@ impl DaemonError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, or until it cannot go on.
+/// Runs until SIGTERM or SIGINT, or until it cannot go on. What an earlier run left open is `inherited`.
 ///
 /// # Errors
 /// What stood in the way.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+pub fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
-    let result = runtime.block_on(run_until_signal(config));
+    let result = runtime.block_on(run_until_signal(config, inherited));
     runtime.shutdown_background();
     result
 }
 
-async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
+async fn run_until_signal(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
     let mut tasks = JoinSet::new();
+    if let Some(every) = notify::watchdog_interval() {
+        tasks.spawn(feed_watchdog(every));
+    }
     let mut started = None;
     let result = tokio::select! {
-        result = start_with_registry(config, &mut tasks, &mut started) => result,
+        result = start_with_registry(config, inherited, &mut tasks, &mut started) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -194,6 +201,7 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
     });
     if started.is_some() {
         tracing::info!("stopping");
+        tell("STOPPING=1");
         live::stop(started).await;
     }
     result
@@ -201,17 +209,18 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
 
 async fn start_with_registry(
     config: Config,
+    inherited: Inherited,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
 ) -> Result<(), DaemonError> {
     match &config.registry {
         RegistryOptions::Etcd(options) => {
             let registry = Arc::new(Etcd::new(options.clone()));
-            start_and_watch(config, registry, tasks, started).await
+            start_and_watch(config, inherited, registry, tasks, started).await
         }
         RegistryOptions::File(path) => {
             let registry = Arc::new(File::new(path.clone()));
-            start_and_watch(config, registry, tasks, started).await
+            start_and_watch(config, inherited, registry, tasks, started).await
         }
     }
 }
@@ -220,6 +229,7 @@ async fn start_with_registry(
 /// caller, who may drop this future at any point.
 async fn start_and_watch<R: Registry>(
     config: Config,
+    mut inherited: Inherited,
     registry: Arc<R>,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
@@ -258,8 +268,8 @@ async fn start_and_watch<R: Registry>(
         max = %network.subnet_max, port = network.port, "network config read"
     );
 
-    let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
-    let tun = Arc::new(Tun::create(DEVICE)?);
+    let udp = live::open_udp(&mut inherited, SocketAddrV4::new(underlay.address, network.port))?;
+    let tun = Arc::new(live::open_tun(&mut inherited, DEVICE)?);
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
@@ -295,10 +305,9 @@ async fn start_and_watch<R: Registry>(
         sources: Arc::clone(&sources),
         failed,
     };
-    *started = Some(live.start(udp)?);
 
     health.waiting("listing the leases of other nodes");
-    let (own, own_seen) = watch::channel(None);
+    let (own, mut own_seen) = watch::channel(None);
     let follower = Follower {
         registry: Arc::clone(&registry),
         table: LeaseTable::new(network, held.lease),
@@ -319,6 +328,9 @@ async fn start_and_watch<R: Registry>(
 
     live.env.write(&live.subnet_file)?;
     tracing::info!(path = %live.subnet_file.display(), "subnet file written");
+    // Before that every packet would be refused; on a restart they wait in the queues of the device and the socket.
+    let _ = timeout(LISTED_WITHIN, own_seen.wait_for(Option::is_some)).await;
+    *started = Some(live.start(udp)?);
     let (current, mut changes) = watch::channel(underlay);
     tasks.spawn(follow_underlay(netlink, config.underlay, current));
     let mut ready = pin!(announce_ready(own_seen, &health).fuse());
@@ -350,8 +362,21 @@ async fn announce_ready<T>(mut listed: watch::Receiver<Option<T>>, health: &Heal
     }
     health.started();
     tracing::info!("ready");
-    if let Err(error) = notify::ready() {
-        tracing::warn!(%error, "systemd was not told");
+    tell("READY=1");
+}
+
+fn tell(message: &str) {
+    if let Err(error) = notify::tell(message) {
+        tracing::warn!(%error, message, "service manager not told");
+    }
+}
+
+/// Shows the service manager that the event loop turns.
+async fn feed_watchdog(every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        tell("WATCHDOG=1");
     }
 }
 
@@ -419,6 +444,7 @@ async fn set_up_device(
     })?;
     let address = held.lease.subnet.network();
     let config = DeviceConfig { index, mtu, address, network: network.prefix };
+    device::remove_other_addresses(netlink, tun.name(), config).await?;
     device::configure(netlink, tun.name(), config).await?;
     tracing::info!(device = tun.name(), %address, mtu, route = %network.prefix, "device up");
     Ok(config)

@@ -1,7 +1,8 @@
 //! What follows the underlay while the daemon runs: the device's MTU, `subnet.env`, the tunnel's socket and the lease.
 
 use std::{
-    net::SocketAddrV4,
+    net::{SocketAddrV4, UdpSocket},
+    os::fd::AsFd,
     path::PathBuf,
     sync::{Arc, PoisonError},
 };
@@ -16,16 +17,44 @@ use crate::{
         ENCAPSULATION,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
-        tun::Tun,
-        udp,
+        tun::{Tun, TunError},
+        udp::{self, SocketError},
     },
     host::{
         device::{self, DeviceConfig},
+        notify::{self, Inherited},
         subnet_env::SubnetEnv,
     },
     http::{Sources, status::Node},
     underlay::Underlay,
 };
+
+/// Names of what is left with the service manager.
+const STORED_TUN: &str = "relay-tun";
+const STORED_UDP: &str = "relay-udp";
+
+/// The device of an earlier run, or a new one.
+pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str) -> Result<Tun, TunError> {
+    if let Some(file) = inherited.remove(STORED_TUN) {
+        match Tun::adopt(file) {
+            Ok(tun) => {
+                tracing::info!(device = tun.name(), "device of an earlier run taken over");
+                return Ok(tun);
+            }
+            Err(error) => tracing::warn!(%error, "making a new device"),
+        }
+    }
+    Tun::create(pattern)
+}
+
+/// The socket of an earlier run, if it is bound to `address`, or a new one.
+pub(super) fn open_udp(inherited: &mut Inherited, address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
+    let earlier = inherited.remove(STORED_UDP).map(UdpSocket::from);
+    match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
+        Some(socket) => Ok(socket),
+        None => udp::open(address),
+    }
+}
 
 /// All that a change of the underlay touches.
 #[derive(Debug)]
@@ -46,7 +75,12 @@ pub(super) struct Live {
 
 impl Live {
     /// Starts the data path on the underlay's present address.
-    pub(super) fn start(&self, udp: std::net::UdpSocket) -> Result<Running, DaemonError> {
+    pub(super) fn start(&self, udp: UdpSocket) -> Result<Running, DaemonError> {
+        for (name, file) in [(STORED_TUN, self.tun.as_fd()), (STORED_UDP, udp.as_fd())] {
+            if let Err(error) = notify::store(name, file) {
+                tracing::warn!(%error, name, "not left with the service manager: a restart will lose packets");
+            }
+        }
         let data_path = DataPath {
             tun: Arc::clone(&self.tun),
             udp,

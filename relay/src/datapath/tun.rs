@@ -3,13 +3,16 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use thiserror::Error;
 
 const CONTROL: &str = "/dev/net/tun";
+
+/// One read or write a packet, nothing before it.
+const KIND: libc::c_short = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
 
 /// A TUN device could not be made.
 #[derive(Debug, Error)]
@@ -54,6 +57,12 @@ mod ioctl {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
+    // TUNGETIFF is declared with an unsigned int and fills a struct ifreq.
+    nix::ioctl_read_bad!(
+        get_interface,
+        nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
+        libc::ifreq
+    );
 }
 
 impl Tun {
@@ -75,18 +84,32 @@ impl Tun {
         for (to, from) in request.ifr_name[..room].iter_mut().zip(pattern.bytes()) {
             *to = from.cast_signed();
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = KIND;
         // SAFETY: the descriptor is open and `request` is a valid `ifreq` that outlives the call.
         unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }
             .map_err(|errno| TunError::from_io("creating the TUN device", errno.into()))?;
 
-        let name = request
-            .ifr_name
-            .iter()
-            .take_while(|octet| **octet != 0)
-            .map(|octet| char::from(octet.cast_unsigned()))
-            .collect();
-        Ok(Self { file, name })
+        Ok(Self { file, name: name_of(&request) })
+    }
+
+    /// Takes over a device that an earlier process created and left open.
+    ///
+    /// # Errors
+    /// The file is no TUN device of the kind that [`Tun::create`] makes, or the device is gone.
+    pub fn adopt(file: OwnedFd) -> Result<Self, TunError> {
+        const STEP: &str = "taking over the TUN device of an earlier run";
+        // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and `request` is a valid `ifreq` that outlives the call.
+        unsafe { ioctl::get_interface(file.as_raw_fd(), &raw mut request) }
+            .map_err(|errno| TunError::Failed { step: STEP, source: errno.into() })?;
+        // SAFETY: the kernel has filled the flags, and any bits are valid for them.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        if flags != KIND {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "it is of another kind");
+            return Err(TunError::Failed { step: STEP, source });
+        }
+        Ok(Self { file: File::from(file), name: name_of(&request) })
     }
 
     /// The device's name, such as `flannel0`.
@@ -110,6 +133,17 @@ impl Tun {
     pub fn send(&self, packet: &[u8]) -> io::Result<usize> {
         (&self.file).write(packet)
     }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn name_of(request: &libc::ifreq) -> String {
+    let octets = request.ifr_name.iter().take_while(|octet| **octet != 0);
+    octets.map(|octet| char::from(octet.cast_unsigned())).collect()
 }
 
 /// Whether an error of [`Tun::receive`] or [`Tun::send`] says that the device is gone.

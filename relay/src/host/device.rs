@@ -1,9 +1,17 @@
 //! The device's MTU, address and route, by rtnetlink.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, packet_route::route::RouteProtocol};
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage},
+        route::RouteProtocol,
+    },
+};
 use thiserror::Error;
 
 /// The device could not be set up.
@@ -25,6 +33,28 @@ pub struct DeviceConfig {
     pub address: Ipv4Addr,
     /// What is routed to it.
     pub network: Ipv4Net,
+}
+
+/// Removes every other IPv4 address: a device taken over from an earlier run may have that of another subnet.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_other_addresses(
+    netlink: &Handle,
+    name: &str,
+    config: DeviceConfig,
+) -> Result<(), DeviceError> {
+    let failed = |source| DeviceError { step: format!("removing old addresses of {name}"), source };
+    let filter = netlink.address().get().set_link_index_filter(config.index);
+    let addresses: Vec<AddressMessage> = filter.execute().try_collect().await.map_err(failed)?;
+    let ours = AddressAttribute::Local(IpAddr::V4(config.address));
+    for address in addresses {
+        let is_ipv4 = address.header.family == AddressFamily::Inet;
+        if is_ipv4 && !address.attributes.contains(&ours) {
+            netlink.address().del(address).execute().await.map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Brings the device up and routes the network to it, in place of a route that another device may have left.

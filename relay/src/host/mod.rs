@@ -5,4 +5,5 @@ pub mod device;
 pub mod filter;
 pub mod guard;
 pub mod notify;
+pub mod privileges;
 pub mod subnet_env;
