@@ -48,6 +48,11 @@ pub enum Event<'a> {
         /// The step.
         step: &'a Step,
     },
+    /// A step is done, or could not be.
+    Seen {
+        /// What it has added to the text.
+        text: &'a str,
+    },
 }
 
 /// Runs the case of a suite file and compares it with its snapshot. Where something is wrong, a report with the whole
@@ -97,7 +102,14 @@ async fn attempt(
     };
     let build = start.elapsed();
     let of = case.steps.len();
-    let done = runner.steps(|index, step| tell(Event::Step { number: index + 1, of, step })).await;
+    let done = runner
+        .steps(|index, step, seen| {
+            tell(match seen {
+                None => Event::Step { number: index + 1, of, step },
+                Some(text) => Event::Seen { text },
+            });
+        })
+        .await;
     let steps = start.elapsed().saturating_sub(build);
     let verdict = judge(&mut runner, case, done.err(), directory).await;
     let Run { text, timings, .. } = runner.end(build, steps).await;

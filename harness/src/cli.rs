@@ -84,7 +84,7 @@ struct Run {
     /// Cases that run at once [default: the number of cores]
     #[arg(long, short)]
     jobs: Option<usize>,
-    /// Print what each case sees, step by step
+    /// Print what each case sees, with `--jobs 1` as it sees it
     #[arg(long, short)]
     verbose: bool,
     /// Run all of it N times and demand the same text each time

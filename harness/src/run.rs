@@ -119,20 +119,23 @@ impl<'a> Runner<'a> {
         Ok(runner)
     }
 
-    /// Does all steps, telling `progress` of each as it begins.
+    /// Does all steps, telling `progress` of each as it begins, and what it has added to the text when it is done.
     ///
     /// # Errors
     /// When one cannot be done. What was seen until then is in [`Runner::text`].
-    pub async fn steps(&mut self, mut progress: impl FnMut(usize, &Step)) -> Result<(), Error> {
+    pub async fn steps(&mut self, mut progress: impl FnMut(usize, &Step, Option<&str>)) -> Result<(), Error> {
         let error = |index: usize, step: &Step| {
             let (number, title) = (index + 1, step.title());
             move |source| Error::Step { number, title, source }
         };
         for (index, step) in self.case.steps.iter().enumerate() {
-            progress(index, step);
+            progress(index, step, None);
+            let before = self.text.len();
             self.settle().await.map_err(error(index, step))?;
             self.heading(step);
-            self.step(step).await.map_err(error(index, step))?;
+            let done = self.step(step).await.map_err(error(index, step));
+            progress(index, step, self.text.get(before..));
+            done?;
         }
         Ok(())
     }

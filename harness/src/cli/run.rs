@@ -23,6 +23,8 @@ struct Screen {
     drawn: bool,
     width: usize,
     verbose: bool,
+    /// What a case sees is printed as it sees it: only one runs at a time.
+    live: bool,
 }
 
 /// A case that has ended.
@@ -39,7 +41,9 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let jobs = run.jobs.unwrap_or(cores).clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.parts.workshop()?;
-    say!("{} cases, etcd as {} ({})", found.len(), workshop.etcd, workshop.reason);
+    let count = found.len();
+    let cases = if count == 1 { "case" } else { "cases" };
+    say!("{count} {cases}, etcd as {} ({})", workshop.etcd, workshop.reason);
     let start = Instant::now();
     let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
     let screen = Mutex::new(Screen {
@@ -48,6 +52,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
         drawn: false,
         width,
         verbose: run.verbose,
+        live: run.verbose && jobs == 1,
     });
     let mut all = Vec::new();
     let mut texts: BTreeMap<String, String> = BTreeMap::new();
@@ -109,7 +114,20 @@ fn run_all(
 impl Screen {
     fn event(&mut self, name: &str, event: &Event<'_>) {
         let doing = match event {
-            Event::Building => "building the lab".to_owned(),
+            Event::Building => {
+                if self.live {
+                    self.clear();
+                    say!("{name}");
+                }
+                "building the lab".to_owned()
+            }
+            Event::Seen { text } => {
+                if self.live {
+                    self.clear();
+                    say_part!("{}", indent(&coloured(text)));
+                }
+                return;
+            }
             Event::Step { number, of, step } => format!("step {number}/{of} {}", step.title()),
         };
         self.doing.insert(name.to_owned(), doing);
@@ -150,7 +168,7 @@ impl Screen {
         let again =
             if case.outcome.repeated { "  (ran again: the first recording was incomplete)" } else { "" };
         say!("{:<width$}  {word}  {:.2} s{again}", case.name, case.took.as_secs_f64(), width = self.width);
-        if self.verbose && !case.outcome.text.is_empty() {
+        if self.verbose && !self.live && !case.outcome.text.is_empty() {
             say!("{}", indent(&coloured(&case.outcome.text)));
         }
         match &case.outcome.verdict {
