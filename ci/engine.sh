@@ -31,16 +31,18 @@ find_engine() {
     [ -z "$NO_ENGINE" ] || say "setup: no runs with etcd in a container: $NO_ENGINE"
 }
 
-# Starts an engine for this run alone: it touches no other engine's data, and neither the machine's network nor its
-# packet filter, which labs do not use.
+# Starts an engine for this run alone, with data of its own. It gets a network namespace as well: a daemon removes any
+# `docker0` that it does not want itself, and another engine's may be there. Labs do not use the engine's networks.
 start_engine() {
     local dir=$WORK/engine
     mkdir "$dir"
     chmod 0755 "$WORK" "$dir"
     ENGINE_SOCKET=$dir/docker.sock
     export DOCKER_HOST=unix://$ENGINE_SOCKET
-    as_root dockerd --host "$DOCKER_HOST" --group "$TEST_GROUP" --data-root "$dir/data" --exec-root "$dir/exec" \
-        --pidfile "$dir/pid" --bridge none --iptables=false --ip6tables=false >"$dir/log" 2>&1 </dev/null &
+    printf '{}\n' >"$dir/config.json"
+    as_root unshare --net dockerd --config-file "$dir/config.json" --host "$DOCKER_HOST" --group "$TEST_GROUP" \
+        --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" \
+        --bridge none --iptables=false --ip6tables=false >"$dir/log" 2>&1 </dev/null &
     at_exit stop_engine "$dir"
     local i
     for ((i = 0; i < 60; i++)); do

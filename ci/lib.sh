@@ -93,8 +93,8 @@ need_toolchain() {
     fi
 }
 
-# The programs that labs run beside our own.
-need_lab_programs() { install_programs etcd=etcd-server ip=iproute2 nft=nftables; }
+# The programs that labs run beside our own, and the device that tunnels are made of.
+need_lab() { install_programs etcd=etcd-server ip=iproute2 nft=nftables && need_tun; }
 
 # need_component SUBCOMMAND COMPONENT: a part of the toolchain that rustup's minimal profile leaves out.
 need_component() {
@@ -104,22 +104,29 @@ need_component() {
     rustup component add "$2"
 }
 
-# --- Labs without root ---
+# --- The kernel's side ---
+
+TUN=/dev/net/tun
+
+# Makes /dev/net/tun where udev did not, as in a container or a chroot.
+need_tun() {
+    [ -e $TUN ] && return
+    can_be_root || cannot "there is no $TUN; as root: mkdir -p /dev/net && mknod -m 0666 $TUN c 10 200" || return
+    say "setup: mknod -m 0666 $TUN c 10 200, as udev would: without it there are no TUN devices"
+    as_root mkdir -p /dev/net || cannot "/dev/net could not be made" || return
+    as_root mknod -m 0666 $TUN c 10 200 || cannot "$TUN could not be made"
+}
 
 # Lets ordinary users open /dev/net/tun. That is Debian's and Ubuntu's own setting (udev's 50-udev-default.rules), absent
 # only where no udev runs. It gives no rights over the machine's network: the kernel asks for CAP_NET_ADMIN in
 # the network namespace where a device is to appear.
 open_tun_to_users() {
-    local tun=/dev/net/tun
-    if [ ! -e "$tun" ]; then
-        can_be_root || cannot "there is no $tun; as root: mkdir -p /dev/net && mknod -m 0666 $tun c 10 200" || return
-        say "setup: mknod -m 0666 $tun c 10 200, as udev would: without it there are no TUN devices"
-        as_root mkdir -p /dev/net && as_root mknod -m 0666 "$tun" c 10 200 || cannot "no $tun could be made" || return
-    fi
-    case $(stat -c %a "$tun") in *6) return ;; esac
-    can_be_root || cannot "$tun is closed to ordinary users; as root: chmod 0666 $tun" || return
-    say "setup: chmod 0666 $tun (was $(stat -c %a "$tun")), as udev would: labs without root open it"
-    as_root chmod 0666 "$tun" || cannot "$tun stays closed to ordinary users"
+    local mode
+    mode=$(stat -c %a $TUN) || cannot "there is no $TUN" || return
+    case $mode in *6) return ;; esac
+    can_be_root || cannot "$TUN is closed to ordinary users; as root: chmod 0666 $TUN" || return
+    say "setup: chmod 0666 $TUN (was 0$mode), as udev would: labs without root open it"
+    as_root chmod 0666 $TUN || cannot "$TUN stays closed to ordinary users"
 }
 
 # Allows user namespaces to ordinary users, until this script ends, where the distribution does not: Ubuntu since 23.10

@@ -17,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod snapshot;
+mod socket;
 pub mod suite;
 pub mod topology;
 pub mod wait;

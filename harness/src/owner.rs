@@ -9,6 +9,9 @@ use nix::unistd::{Gid, Uid, chown};
 /// A snapshot that only root may change would be in its reviewer's way.
 pub(crate) fn give_back(path: &Path) {
     let Some((uid, gid)) = caller() else { return };
+    if !path.exists() {
+        return;
+    }
     if let Err(error) = chown(path, Some(uid), Some(gid)) {
         tracing::warn!(path = %path.display(), %error, "file stays root's");
     }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -11,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use crate::flow::{Answer, Key, Probe};
 use crate::netns::{self, Namespace};
 use crate::packet::marker;
+use crate::socket::set_option;
 
 mod error_queue;
 
@@ -253,8 +253,8 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     socket.set_ttl_v4(u32::from(shot.ttl))?;
     // DONT rather than WANT: the probe says what is to happen, not what the kernel learnt before.
     let discover = if shot.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-    set_option(&socket, libc::IP_MTU_DISCOVER, discover)?;
-    set_option(&socket, libc::IP_RECVERR, 1)?;
+    set_option(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, discover)?;
+    set_option(&socket, libc::SOL_IP, libc::IP_RECVERR, 1)?;
     let port = match shot.kind {
         ShotKind::Echo { .. } => 0,
         ShotKind::Udp { port, .. } => port,
@@ -263,14 +263,6 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }
         .map_err(io::Error::from)
-}
-
-fn set_option(socket: &Socket, name: i32, value: libc::c_int) -> io::Result<()> {
-    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: `value` outlives the call, and `len` is its size.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, name, (&raw const value).cast(), len) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn local_address(socket: &AsyncFd<Socket>) -> io::Result<SocketAddrV4> {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::flow::{Journey, Map, Numbering};
 use crate::lab::{self, Lab, Workshop};
 use crate::overlay::Counters;
-use crate::probe;
+use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 
 mod observe;
@@ -83,6 +84,9 @@ pub struct Runner<'a> {
     probes: u32,
     /// The daemons' counters when the lab was last quiet.
     counters: BTreeMap<String, Counters>,
+    /// The sockets that receive UDP probes, by host and port. They stay open: to bind a port again at once may fail
+    /// while a process that another case has just forked still has a copy of the old socket.
+    listeners: BTreeMap<(String, u16), Rc<Listener>>,
     /// Links that a step has set down, by host.
     down: Vec<String>,
     text: String,
@@ -104,6 +108,7 @@ impl<'a> Runner<'a> {
             numbering: Numbering::default(),
             probes: 0,
             counters: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             down: Vec::new(),
             text: String::new(),
             problems: Vec::new(),

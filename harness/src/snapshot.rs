@@ -73,7 +73,13 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
     });
     // Read again: insta may have been told to accept.
     match read(&accepted) {
-        Some(now) if now == text.trim_end() => Comparison::Same,
+        Some(now) if now == text.trim_end() => {
+            // What an earlier run left, and insta was now told to accept.
+            if let Some(pending) = pending {
+                let _ = fs::remove_file(pending);
+            }
+            Comparison::Same
+        }
         Some(expected) => Comparison::Differs { expected, pending },
         None => Comparison::New { pending },
     }

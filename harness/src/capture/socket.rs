@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 use super::frame::{Direction, Link};
+use crate::socket::{control_messages, received, set_option};
 
 /// The largest frame: a 64 KiB super-packet with its link header.
 const FRAME_LEN: usize = 65_536 + 64;
@@ -84,21 +85,17 @@ impl PacketSocket {
         let mut slices = [MaybeUninitSlice::new(octets.spare_capacity_mut())];
         let mut message =
             MsgHdrMut::new().with_addr(&mut address).with_buffers(&mut slices).with_control(&mut control);
-        let received = match self.socket.recvmsg(&mut message, 0) {
-            Ok(received) => received,
+        let len = match self.socket.recvmsg(&mut message, 0) {
+            Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         };
         let control_len = message.control_len();
-        // SAFETY: recvmsg(2) initialised the first `received` octets of the buffer.
-        unsafe { octets.set_len(received) };
+        // SAFETY: recvmsg(2) initialised the first `len` octets of the buffer.
+        unsafe { octets.set_len(len) };
         octets.shrink_to_fit();
-        let control: Vec<u8> = control
-            .iter()
-            .take(control_len)
-            // SAFETY: recvmsg(2) initialised the first `control_len` octets.
-            .map(|octet| unsafe { octet.assume_init() })
-            .collect();
+        // SAFETY: recvmsg(2) initialised the first `control_len` octets.
+        let control = unsafe { received(&control, control_len) };
         let control = Control::parse(&control);
         let address = link_address(&address);
         Ok(Some(Capture {
@@ -110,7 +107,7 @@ impl PacketSocket {
             },
             at: control.at,
             link: if address.sll_hatype == libc::ARPHRD_ETHER { Link::Ethernet } else { Link::Ip },
-            wire_len: control.wire_len.max(u32::try_from(received).unwrap_or(u32::MAX)),
+            wire_len: control.wire_len.max(u32::try_from(len).unwrap_or(u32::MAX)),
             checksum_pending: control.checksum_pending,
             octets,
         }))
@@ -161,18 +158,9 @@ struct Control {
 }
 
 impl Control {
-    /// Reads the octets of a control buffer: a sequence of `cmsghdr` (cmsg(3)), each aligned to a `usize`.
-    fn parse(mut octets: &[u8]) -> Self {
-        const HEADER: usize = size_of::<libc::cmsghdr>();
+    fn parse(octets: &[u8]) -> Self {
         let mut control = Self::default();
-        while octets.len() >= HEADER {
-            let len = usize::from_ne_bytes(array(octets, 0));
-            if len < HEADER || len > octets.len() {
-                break;
-            }
-            let level = i32::from_ne_bytes(array(octets, size_of::<usize>()));
-            let kind = i32::from_ne_bytes(array(octets, size_of::<usize>() + 4));
-            let data = &octets[HEADER..len];
+        for (level, kind, data) in control_messages(octets) {
             match (level, kind) {
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) if data.len() >= 16 => {
                     let seconds = u64::from_ne_bytes(array(data, 0));
@@ -187,8 +175,6 @@ impl Control {
                 }
                 _ => {}
             }
-            let next = len.next_multiple_of(size_of::<usize>());
-            octets = octets.get(next..).unwrap_or_default();
         }
         control
     }
@@ -201,13 +187,6 @@ fn array<const N: usize>(octets: &[u8], offset: usize) -> [u8; N] {
         array.copy_from_slice(source);
     }
     array
-}
-
-fn set_option(socket: &Socket, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: `value` outlives the call, and `len` is its size.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Drops what passes `lo`, which has index 1 in every namespace: the lab's own questions to the daemons.
@@ -257,16 +236,7 @@ fn link_address(address: &SockAddr) -> libc::sockaddr_ll {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
-        let len = size_of::<libc::cmsghdr>() + data.len();
-        let mut octets = len.to_ne_bytes().to_vec();
-        octets.extend(level.to_ne_bytes());
-        octets.extend(kind.to_ne_bytes());
-        octets.extend(data);
-        octets.resize(len.next_multiple_of(size_of::<usize>()), 0);
-        octets
-    }
+    use crate::socket::tests::message;
 
     #[test]
     fn control_messages_give_time_length_and_checksum_state() {
@@ -276,13 +246,5 @@ mod tests {
         octets.extend(message(libc::SOL_PACKET, libc::PACKET_AUXDATA, &auxdata));
         let expected = Control { at: Duration::new(7, 9), wire_len: 1514, checksum_pending: true };
         assert_eq!(Control::parse(&octets), expected);
-    }
-
-    #[test]
-    fn a_cut_off_control_message_is_left_out() {
-        let octets = message(libc::SOL_PACKET, libc::PACKET_AUXDATA, &[0xff; 20]);
-        for len in 0..octets.len() - 4 {
-            assert_eq!(Control::parse(&octets[..len]), Control::default(), "{len} octets");
-        }
     }
 }

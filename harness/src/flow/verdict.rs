@@ -95,7 +95,7 @@ impl std::fmt::Display for Verdict {
                 }
                 write!(f, ": {}", fault.as_deref().unwrap_or("unexplained"))
             }
-            Self::Failed { error } => write!(f, "failed at the sender: {error}"),
+            Self::Failed { error } => write!(f, "rejected at the sender itself: {error}"),
             Self::NotSent { why } => write!(f, "not sent: {why}"),
         }
     }

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use socket2::{MaybeUninitSlice, MsgHdrMut, Socket};
 
 use crate::packet::icmp::Kind;
+use crate::socket::{control_messages, received};
 
 /// Offset of the offender's address in the control message: after `sock_extended_err`.
 const OFFENDER: usize = size_of::<libc::sock_extended_err>();
@@ -37,29 +38,11 @@ pub(super) fn receive(socket: &Socket) -> io::Result<Option<QueuedError>> {
         Err(error) => return Err(error),
     }
     let len = message.control_len();
-    let control: Vec<u8> = control
-        .iter()
-        .take(len)
-        // SAFETY: recvmsg(2) initialised the first `len` octets.
-        .map(|octet| unsafe { octet.assume_init() })
-        .collect();
-    Ok(Some(parse(&control).unwrap_or(QueuedError::Local)))
-}
-
-/// Reads the `IP_RECVERR` message out of a control buffer (cmsg(3)).
-fn parse(mut octets: &[u8]) -> Option<QueuedError> {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    while octets.len() >= HEADER {
-        let len = usize::from_ne_bytes(octets.get(..8)?.try_into().ok()?);
-        let level = i32::from_ne_bytes(octets.get(8..12)?.try_into().ok()?);
-        let name = i32::from_ne_bytes(octets.get(12..16)?.try_into().ok()?);
-        let data = octets.get(HEADER..len)?;
-        if (level, name) == (libc::SOL_IP, libc::IP_RECVERR) {
-            return extended_error(data);
-        }
-        octets = octets.get(len.next_multiple_of(size_of::<usize>())..)?;
-    }
-    None
+    // SAFETY: recvmsg(2) initialised the first `len` octets.
+    let control = unsafe { received(&control, len) };
+    let mut messages = control_messages(&control);
+    let found = messages.find(|(level, kind, _)| (*level, *kind) == (libc::SOL_IP, libc::IP_RECVERR));
+    Ok(Some(found.and_then(|(_, _, data)| extended_error(data)).unwrap_or(QueuedError::Local)))
 }
 
 /// `struct sock_extended_err`, followed by the offender's `sockaddr_in`.

@@ -1,6 +1,7 @@
 //! Sending one probe, and seeing all that comes of it.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
@@ -8,9 +9,11 @@ use crate::flow::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Journey, Observa
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
 
-/// How long a probe of which nothing is heard is waited for. Only what fails a case, or a fault that the case is
-/// about, takes as long.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// How long a probe of which nothing is heard is waited for, on a machine that may have much else to do. Only what fails
+/// a case takes as long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// The same while something is broken on purpose, and silence is likely what the case is about.
+const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
 /// How long to wait for an answer before the daemons are asked whether they dropped it.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 
@@ -36,7 +39,7 @@ impl Runner<'_> {
         let (sender, refused) = Sender::shoot(&namespace, shot)?;
         let mut answers = Vec::from_iter(refused);
         if answers.is_empty() {
-            answers.extend(self.outcome(&sender, listener.as_ref()).await?);
+            answers.extend(self.outcome(&sender, listener.as_deref()).await?);
         }
         let before = std::mem::take(&mut self.counters);
         self.settle().await?;
@@ -55,12 +58,16 @@ impl Runner<'_> {
     }
 
     /// A socket that receives the probe, if it is for one.
-    fn listener(&self, shot: &Shot) -> Result<Option<Listener>, StepError> {
+    fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
         let ShotKind::Udp { port, listen: true } = shot.kind else { return Ok(None) };
-        match self.map.host_of(shot.to) {
-            Some(host) => Ok(Some(Listener::open(&self.lab.host(host)?.namespace, port)?)),
-            None => Ok(None),
+        let Some(host) = self.map.host_of(shot.to) else { return Ok(None) };
+        let key = (host.to_owned(), port);
+        if let Some(listener) = self.listeners.get(&key) {
+            return Ok(Some(listener.clone()));
         }
+        let listener = Rc::new(Listener::open(&self.lab.host(host)?.namespace, port)?);
+        self.listeners.insert(key, listener.clone());
+        Ok(Some(listener))
     }
 
     /// Waits until it is known what became of a probe: an answer, an arrival, or a drop that was counted.
@@ -77,7 +84,8 @@ impl Runner<'_> {
             }
         };
         tokio::pin!(arrival);
-        while start.elapsed() < ANSWERED_WITHIN {
+        let within = if self.faults().is_empty() { ANSWERED_WITHIN } else { ANSWERED_WITHIN_A_FAULT };
+        while start.elapsed() < within {
             tokio::select! {
                 answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
                     Ok(answer) => return Ok(Some(answer?)),

@@ -1,0 +1,80 @@
+//! What sockets are asked that socket2 has no word for: integer options by number, and control messages.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::AsRawFd;
+
+/// Octets of a control message's header, `struct cmsghdr` (cmsg(3)).
+const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
+
+/// Sets an integer option (setsockopt(2)).
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: `value` outlives the call, and `len` is its size.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The first `len` octets of a control buffer.
+///
+/// # Safety
+/// recvmsg(2) has initialised them.
+pub(crate) unsafe fn received(buffer: &[MaybeUninit<u8>], len: usize) -> Vec<u8> {
+    let filled = buffer.iter().take(len);
+    // SAFETY: by the caller's word these octets are initialised.
+    filled.map(|octet| unsafe { octet.assume_init() }).collect()
+}
+
+/// A control message: its level, its type, its data.
+pub(crate) type ControlMessage<'a> = (i32, i32, &'a [u8]);
+
+/// The messages of a control buffer, each aligned to a `usize`. One that is cut off ends them.
+pub(crate) fn control_messages(mut octets: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
+    std::iter::from_fn(move || {
+        let len = usize::from_ne_bytes(octets.first_chunk().copied()?);
+        let level = i32::from_ne_bytes(octets.get(size_of::<usize>()..)?.first_chunk().copied()?);
+        let kind = i32::from_ne_bytes(octets.get(size_of::<usize>() + 4..)?.first_chunk().copied()?);
+        let data = octets.get(HEADER_LEN..len)?;
+        octets = octets.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+        Some((level, kind, data))
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A control message as the kernel writes it.
+    pub(crate) fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+        let len = HEADER_LEN + data.len();
+        let mut octets = len.to_ne_bytes().to_vec();
+        octets.extend(level.to_ne_bytes());
+        octets.extend(kind.to_ne_bytes());
+        octets.extend(data);
+        octets.resize(len.next_multiple_of(size_of::<usize>()), 0);
+        octets
+    }
+
+    #[test]
+    fn messages_are_read_one_after_the_other() {
+        let octets = [message(1, 2, b"abc"), message(3, 4, b"")].concat();
+        let messages: Vec<ControlMessage<'_>> = control_messages(&octets).collect();
+        assert_eq!(messages, [(1, 2, &b"abc"[..]), (3, 4, &b""[..])]);
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_ends_them() {
+        let octets = message(1, 2, &[0xff; 20]);
+        for len in 0..HEADER_LEN + 20 {
+            assert_eq!(control_messages(&octets[..len]).count(), 0, "{len} octets");
+        }
+    }
+
+    #[test]
+    fn a_length_shorter_than_the_header_ends_them() {
+        assert_eq!(control_messages(&[0; 64]).count(), 0);
+    }
+}
