@@ -3,22 +3,16 @@
 //! What can fail for good (interface, port, device) is tried before a lease is taken, so that a failed start leaves
 //! nothing in the registry.
 
+mod config;
+mod error;
 mod live;
 
-use std::{
-    net::{IpAddr, SocketAddrV4},
-    path::PathBuf,
-    pin::pin,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddrV4, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ipnet::Ipv4Net;
 use live::Live;
 use rtnetlink::Handle;
-use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -31,32 +25,34 @@ use crate::{
     datapath::{
         ENCAPSULATION,
         routes::Routes,
-        threads::{DataPathError, Running},
+        threads::Running,
         tun::{Tun, TunError},
-        udp::SocketError,
     },
     host::{
         blackhole,
-        device::{self, DeviceConfig, DeviceError},
+        device::{self, DeviceConfig},
         filter::{Filter, FilterError, Manager, Rules},
         guard,
         notify::{self, Inherited},
-        subnet_env::{self, SubnetEnv, SubnetEnvError},
+        subnet_env::{self, SubnetEnv},
     },
-    http::{self, Health, ListenError, Sources},
+    http::{self, Health, Sources},
     network::{Network, NetworkError},
     registry::{
         Registry, RegistryError,
         acquire::{AcquireError, Claim, Held, acquire},
         backoff::Backoff,
-        etcd::{Etcd, EtcdOptions},
+        etcd::Etcd,
         file::File,
         follow::Follower,
         hold::hold,
         table::LeaseTable,
     },
-    underlay::{self, Selection, Underlay, UnderlayError},
+    underlay::{self, Selection, Underlay},
 };
+
+pub use config::{Config, FilterConfig, RegistryOptions};
+pub use error::DaemonError;
 
 /// The pattern of the device's name.
 const DEVICE: &str = "flannel%d";
@@ -69,102 +65,6 @@ const CONFIG_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the data path waits for the first list of leases.
 const LISTED_WITHIN: Duration = Duration::from_secs(5);
-
-/// What the daemon is to do.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The registry.
-    pub registry: RegistryOptions,
-    /// How to find the underlay's interface.
-    pub underlay: Selection,
-    /// Where to write `subnet.env`.
-    pub subnet_file: PathBuf,
-    /// Where to answer `relay status` and `relay routes`.
-    pub control_socket: PathBuf,
-    /// How long before its expiry the lease is renewed.
-    pub renew_margin: Duration,
-    /// Packet filter rules.
-    pub filter: FilterConfig,
-    /// Whether to add a blackhole route for this node's subnet.
-    pub blackhole_route: bool,
-    /// Where to serve health checks and metrics.
-    pub healthz: Option<(IpAddr, u16)>,
-}
-
-/// Where the subnets are registered.
-#[derive(Debug, Clone)]
-pub enum RegistryOptions {
-    /// In etcd.
-    Etcd(EtcdOptions),
-    /// In a file.
-    File(PathBuf),
-}
-
-/// Which packet filter rules to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilterConfig {
-    /// Whether packets that leave the network are masqueraded.
-    pub masquerade: bool,
-    /// Whether their ports are chosen at random.
-    pub fully_random: bool,
-    /// Whether forwarded packets of the network are accepted.
-    pub forward: bool,
-    /// How often the rules, and the blackhole route, are looked at.
-    pub resync: Duration,
-}
-
-/// Why the daemon ended.
-#[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each wraps the error that explains itself")]
-pub enum DaemonError {
-    #[error("starting the event loop: {0}")]
-    Runtime(std::io::Error),
-    #[error("opening a netlink socket: {0}")]
-    Netlink(std::io::Error),
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error(transparent)]
-    Underlay(#[from] UnderlayError),
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error("interface {interface} has an MTU of {mtu}, too small for a tunnel")]
-    Mtu { interface: String, mtu: u32 },
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    #[error(transparent)]
-    Acquire(#[from] AcquireError),
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    #[error(transparent)]
-    SubnetEnv(#[from] SubnetEnvError),
-    #[error(transparent)]
-    DataPath(#[from] DataPathError),
-}
-
-impl DaemonError {
-    /// 3 when this machine stands in the way, 4 when the cluster's configuration does, 5 when the device was taken
-    /// away while running, 1 otherwise.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Listen(_)
-            | Self::Underlay(_)
-            | Self::Mtu { .. }
-            | Self::Socket(_)
-            | Self::Tun(_)
-            | Self::Device(_)
-            | Self::Filter(_)
-            | Self::SubnetEnv(_) => 3,
-            Self::Network(_) | Self::Acquire(_) => 4,
-            Self::DataPath(DataPathError::DeviceGone(_)) => 5,
-            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(_) => 1,
-        })
-    }
-}
 
 /// Runs until SIGTERM or SIGINT, or until it cannot go on. What an earlier run left open is `inherited`.
 ///
@@ -191,20 +91,26 @@ async fn run_until_signal(config: Config, inherited: Inherited) -> Result<(), Da
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    tasks.spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("second signal, ending at once");
-        std::process::exit(1);
-    });
+    if let Err(error) = let_signals_kill() {
+        tracing::warn!(%error, "a second signal will not end the daemon at once");
+    }
     if started.is_some() {
         tracing::info!("stopping");
         tell("STOPPING=1");
         live::stop(started).await;
     }
     result
+}
+
+/// From now on SIGTERM and SIGINT end the process as the kernel has it, even if this program hangs (flannel `main.go`
+/// does the same).
+fn let_signals_kill() -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for number in [Signal::SIGTERM, Signal::SIGINT] {
+        // SAFETY: the default action runs no code of this program.
+        unsafe { signal(number, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }
 
 async fn start_with_registry(
@@ -472,5 +378,27 @@ async fn install_filter(
 async fn guard_device(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) {
     if let Err(error) = guard::keep(netlink, name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    #[test]
+    fn after_the_first_signal_the_next_one_kills() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let _terminate = signal(SignalKind::terminate()).unwrap();
+            let _interrupt = signal(SignalKind::interrupt()).unwrap();
+            let_signals_kill().unwrap();
+        });
+        for number in [Signal::SIGTERM, Signal::SIGINT] {
+            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+            // SAFETY: the default action runs no code of this program.
+            let before = unsafe { sigaction(number, &default) }.unwrap();
+            assert!(matches!(before.handler(), SigHandler::SigDfl), "{number}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `--ip-blackhole-route`: packets to containers of this node that are not there end here, instead of leaving by the
 //! default route when the bridge is gone.
 //!
-//! Source: flannel `main.go`. Like flannel's, the route stays when the daemon ends.
+//! Source: flannel `main.go`. Like flannel's, the route stays when the daemon ends. Unlike flannel's, which has the
+//! metric 0, it has the worst: a bridge that gets its address later must not lose its packets to it.
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
@@ -12,15 +13,18 @@ use rtnetlink::{
 };
 use tokio::time::interval;
 
+const METRIC: u32 = u32::MAX;
+
 fn route(subnet: Ipv4Net) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(subnet.network(), subnet.prefix_len())
         .kind(RouteType::BlackHole)
+        .priority(METRIC)
         .protocol(RouteProtocol::Boot)
         .build()
 }
 
-/// Adds the route. A bridge's own route to the subnet stands in its place.
+/// Adds the route, if it is not there.
 ///
 /// # Errors
 /// The kernel refuses.

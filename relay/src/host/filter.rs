@@ -51,7 +51,7 @@ pub enum Manager {
 pub enum FilterError {
     /// The tool is not installed.
     #[error(
-        "{program} is not installed, so no packet filter rules are set: install it{}, or accept forwarded packets yourself and say --iptables-forward-rules=false", 
+        "{program} is not installed, so no packet filter rules are set: install it{}, or do without: no --ip-masq, and --iptables-forward-rules=false where forwarded packets are accepted anyway", 
         if *.program == "nft" { ", unset EnableNFTables in the network config" } else { ", set EnableNFTables in the network config (needs nft)" }
     )]
     Missing {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -15,6 +16,8 @@ use crate::lease;
 pub(crate) struct Memory {
     inner: Arc<Mutex<Inner>>,
     changed: watch::Sender<()>,
+    /// Where call times come from; none take no time.
+    latency: Option<Arc<Mutex<fastrand::Rng>>>,
 }
 
 #[derive(Debug, Default)]
@@ -29,7 +32,31 @@ struct Inner {
 
 impl Memory {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Arc::default(), changed: watch::Sender::new(()) })
+        Arc::new(Self { inner: Arc::default(), changed: watch::Sender::new(()), latency: None })
+    }
+
+    /// Calls and their answers take up to 20 ms each, at random.
+    pub(crate) fn slow(seed: u64) -> Arc<Self> {
+        let latency = Some(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))));
+        Arc::new(Self { inner: Arc::default(), changed: watch::Sender::new(()), latency })
+    }
+
+    async fn travel(&self) {
+        if let Some(latency) = &self.latency {
+            let time = Duration::from_millis(latency.lock().unwrap().u64(..=20));
+            tokio::time::sleep(time).await;
+        }
+    }
+
+    /// Every change so far, with its revision.
+    pub(crate) fn history(&self) -> Vec<(i64, Event)> {
+        self.inner().history.clone()
+    }
+
+    /// Every entry.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        Snapshot { entries: inner.entries.values().cloned().collect(), revision: inner.revision }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -126,6 +153,7 @@ impl Registry for Memory {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
+        self.travel().await;
         // A list takes time, in which others may write.
         let snapshot = {
             let mut inner = self.up()?;
@@ -133,6 +161,7 @@ impl Registry for Memory {
             Snapshot { entries: inner.entries.values().cloned().collect(), revision: inner.revision }
         };
         tokio::task::yield_now().await;
+        self.travel().await;
         Ok(snapshot)
     }
 
@@ -147,11 +176,15 @@ impl Registry for Memory {
     }
 
     async fn create(&self, key: &str, public_ip: Ipv4Addr) -> Result<Written, RegistryError> {
-        let mut inner = self.up()?;
-        if inner.entries.contains_key(key) {
-            return Err(RegistryError::Conflict(key.into()));
-        }
-        Ok(self.write(&mut inner, key, public_ip, true))
+        self.travel().await;
+        let result = self.up().and_then(|mut inner| {
+            if inner.entries.contains_key(key) {
+                return Err(RegistryError::Conflict(key.into()));
+            }
+            Ok(self.write(&mut inner, key, public_ip, true))
+        });
+        self.travel().await;
+        result
     }
 
     async fn renew(
@@ -161,14 +194,19 @@ impl Registry for Memory {
         mod_revision: i64,
         expires: bool,
     ) -> Result<Written, RegistryError> {
-        let mut inner = self.up()?;
-        if inner.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
-            return Err(RegistryError::Conflict(key.into()));
-        }
-        Ok(self.write(&mut inner, key, public_ip, expires))
+        self.travel().await;
+        let result = self.up().and_then(|mut inner| {
+            if inner.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
+                return Err(RegistryError::Conflict(key.into()));
+            }
+            Ok(self.write(&mut inner, key, public_ip, expires))
+        });
+        self.travel().await;
+        result
     }
 
     async fn delete(&self, key: &str, mod_revision: i64) -> Result<(), RegistryError> {
+        self.travel().await;
         if self.up()?.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
             return Err(RegistryError::Conflict(key.into()));
         }

@@ -160,3 +160,6 @@ pub trait Watch: Send {
     /// dropped.
     fn next(&mut self) -> impl Future<Output = Result<Batch, WatchError>> + Send;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Why the daemon ended, and with which exit code.
+
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use crate::{
+    datapath::{threads::DataPathError, tun::TunError, udp::SocketError},
+    host::{device::DeviceError, filter::FilterError, subnet_env::SubnetEnvError},
+    http::ListenError,
+    network::NetworkError,
+    registry::acquire::AcquireError,
+    underlay::UnderlayError,
+};
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each wraps the error that explains itself")]
+pub enum DaemonError {
+    #[error("starting the event loop: {0}")]
+    Runtime(std::io::Error),
+    #[error("opening a netlink socket: {0}")]
+    Netlink(std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("interface {interface} has an MTU of {mtu}, too small for a tunnel")]
+    Mtu { interface: String, mtu: u32 },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
+    SubnetEnv(#[from] SubnetEnvError),
+    #[error(transparent)]
+    DataPath(#[from] DataPathError),
+}
+
+impl DaemonError {
+    /// 3 when this machine stands in the way, 4 when the cluster's configuration does, 5 when the device was taken
+    /// away while running, 1 otherwise.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Listen(_)
+            | Self::Underlay(_)
+            | Self::Mtu { .. }
+            | Self::Socket(_)
+            | Self::Tun(_)
+            | Self::Device(_)
+            | Self::Filter(_)
+            | Self::SubnetEnv(_) => 3,
+            Self::Network(_) | Self::Acquire(_) => 4,
+            Self::DataPath(DataPathError::DeviceGone(_)) => 5,
+            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(_) => 1,
+        })
+    }
+}
