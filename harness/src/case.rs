@@ -1,12 +1,16 @@
 //! A case from its file to its verdict.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::lab::Workshop;
 use crate::report;
 use crate::run::{Run, Runner, Timings};
 use crate::snapshot::{self, Comparison};
 use crate::suite::{self, Case, Found, Step};
+
+/// The steps of a case, all together. Each wait has a deadline of its own; this one is for what nobody thought of.
+const ENDED_WITHIN: Duration = Duration::from_secs(300);
 
 /// How a case ended.
 #[derive(Debug)]
@@ -102,17 +106,20 @@ async fn attempt(
     };
     let build = start.elapsed();
     let of = case.steps.len();
-    let done = runner
-        .steps(|index, step, seen| {
-            tell(match seen {
-                None => Event::Step { number: index + 1, of, step },
-                Some(text) => Event::Seen { text },
-            });
-        })
-        .await;
+    let steps = runner.steps(|index, step, seen| {
+        tell(match seen {
+            None => Event::Step { number: index + 1, of, step },
+            Some(text) => Event::Seen { text },
+        });
+    });
+    let done = tokio::time::timeout(ENDED_WITHIN, steps).await;
+    let done = done.unwrap_or(Err(crate::run::Error::Endless { within: ENDED_WITHIN }));
     let steps = start.elapsed().saturating_sub(build);
-    let verdict = judge(&mut runner, case, done.err(), directory).await;
-    let Run { text, timings, .. } = runner.end(build, steps).await;
+    let mut verdict = judge(&mut runner, case, done.err(), directory).await;
+    let Run { text, timings, leaks, .. } = runner.end(build, steps).await;
+    if !leaks.is_empty() && matches!(verdict, Verdict::Passed) {
+        verdict = Verdict::Failed(format!("the case left behind:\n  {}", leaks.join("\n  ")));
+    }
     Outcome { verdict, text, timings: Some(timings), repeated: false }
 }
 

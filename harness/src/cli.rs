@@ -88,7 +88,7 @@ struct Run {
     #[arg(long, short)]
     verbose: bool,
     /// Run all of it N times and demand the same text each time
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Print how long labs take to build and end, and each case
     #[arg(long)]

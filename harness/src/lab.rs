@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use ipnet::Ipv4Net;
+use nix::mount::{MntFlags, umount2};
 
 use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
@@ -25,6 +26,7 @@ use crate::wait::{self, TimedOut};
 
 mod drawing;
 pub mod host;
+mod leaks;
 mod quiet;
 mod registry;
 
@@ -35,6 +37,8 @@ pub use quiet::Breach;
 pub const INTERFACE: &str = "eth0";
 /// The key prefix in etcd: flannel's default.
 pub const PREFIX: &str = "/coreos.com/network";
+/// The directory of the namespaces' files, in the lab's.
+const NAMESPACES: &str = "netns";
 /// The switch's bridge.
 const SWITCH: &str = "underlay";
 /// For a bridge to notice a carrier.
@@ -230,7 +234,7 @@ impl Lab {
     }
 
     async fn add_host(&mut self, name: &str) -> Result<Host, Error> {
-        let host = Host::create(name, &self.dir.join("netns")).await?;
+        let host = Host::create(name, &self.dir.join(NAMESPACES)).await?;
         self.hosts.insert(name.to_owned(), host.clone());
         Ok(host)
     }
@@ -354,10 +358,10 @@ impl Lab {
             .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })
     }
 
-    /// Ends everything that runs in the lab, and waits until it has.
-    pub async fn down(mut self) {
-        for daemon in self.daemons.values_mut() {
-            if let Err(error) = daemon.kill().await {
+    /// Ends everything that runs in the lab, waits until it has, and tells what is left all the same.
+    pub async fn down(mut self) -> Vec<String> {
+        for ended in join_all(self.daemons.values_mut().map(|daemon| daemon.kill())).await {
+            if let Err(error) = ended {
                 tracing::warn!(%error, "daemon not ended");
             }
         }
@@ -366,6 +370,12 @@ impl Lab {
         {
             tracing::warn!(%error, "etcd not ended");
         }
+        let mut left = leaks::processes(self.hosts.values().map(|host| &host.namespace));
+        let dir = self.dir.clone();
+        // The namespaces and the directory go with the lab.
+        drop(self);
+        left.extend(leaks::files(&dir));
+        left
     }
 
     /// Sets a host's `eth0` up or down, and waits until the bridge at its other end has noticed. `down` names the hosts
@@ -380,6 +390,12 @@ impl Lab {
                 Netlink::connect(member.namespace()).map_err(host::Error::from)?.set_up(INTERFACE, up).await?
             }
             None => self.host(host)?.netlink.set_up(INTERFACE, up).await?,
+        }
+        // The kernel dropped a container's default route with the link; who ran the container would set it again.
+        if let Some(container) = self.topology.container(host).filter(|_| up)
+            && let Some(attachment) = self.attachments.get(&container.node)
+        {
+            self.host(host)?.netlink.add_default_route(address(attachment.subnet, 1)).await?;
         }
         self.wait_for_links(down).await
     }
@@ -416,7 +432,14 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Whatever holds a namespace goes first: while one is held, its file is a mount point.
         self.daemons.clear();
+        self.etcd = None;
+        self.hosts.clear();
+        // netns-rs binds the namespaces' directory to itself.
+        if let Err(error) = umount2(&self.dir.join(NAMESPACES), MntFlags::MNT_DETACH) {
+            tracing::debug!(%error, "namespaces' directory not unmounted");
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.dir) {
             tracing::debug!(dir = %self.dir.display(), %error, "lab directory not removed");
         }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use nix::unistd::{Gid, Uid, chown};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{Gid, Uid, fchownat};
 
 /// Gives a file or directory, and all below it, to the user who called sudo(8), if one did.
 ///
@@ -12,7 +13,7 @@ pub(crate) fn give_back(path: &Path) {
     if !path.exists() {
         return;
     }
-    if let Err(error) = chown(path, Some(uid), Some(gid)) {
+    if let Err(error) = fchownat(AT_FDCWD, path, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW) {
         tracing::warn!(path = %path.display(), %error, "file stays root's");
     }
     // A symbolic link is not followed: it may lead anywhere.

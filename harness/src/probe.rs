@@ -92,6 +92,13 @@ impl Sender {
             |source| Error::Socket { host, doing, source }
         };
         let socket = namespace.run(|| open(shot))?.map_err(error("opening the probe's socket"))?;
+        // Connecting makes the kernel choose the source address, without sending anything, and keeps answers of others
+        // away. It may refuse as sending may: no route, no permission.
+        let refused = match socket.get_ref().connect(&destination(shot)) {
+            Ok(()) => None,
+            Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
+            Err(source) => return Err(error("connecting the probe's socket")(source)),
+        };
         let source = local_address(&socket).map_err(error("reading the probe's source address"))?;
         let key = match shot.kind {
             ShotKind::Echo { id, seq } => Key::Echo { id, seq },
@@ -107,10 +114,13 @@ impl Sender {
             df: shot.df,
             key,
         };
-        let refused = match socket.get_ref().send(&message(shot)) {
-            Ok(_) => None,
-            Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
-            Err(source) => return Err(error("sending the probe")(source)),
+        let refused = match refused {
+            Some(refused) => Some(refused),
+            None => match socket.get_ref().send(&message(shot)) {
+                Ok(_) => None,
+                Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
+                Err(source) => return Err(error("sending the probe")(source)),
+            },
         };
         Ok((Self { probe, socket }, refused))
     }
@@ -239,8 +249,7 @@ impl Listener {
     }
 }
 
-/// Opens, sets up and connects the probe's socket. Connecting makes the kernel choose the source address, without
-/// sending anything, and keeps answers of others away.
+/// Opens and sets up the probe's socket.
 fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     let socket = match shot.kind {
         ShotKind::Echo { .. } => {
@@ -255,14 +264,17 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     let discover = if shot.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
     set_option(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, discover)?;
     set_option(&socket, libc::SOL_IP, libc::IP_RECVERR, 1)?;
+    // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }
+        .map_err(io::Error::from)
+}
+
+fn destination(shot: &Shot) -> SockAddr {
     let port = match shot.kind {
         ShotKind::Echo { .. } => 0,
         ShotKind::Udp { port, .. } => port,
     };
-    socket.connect(&SockAddr::from(SocketAddrV4::new(shot.to, port)))?;
-    // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }
-        .map_err(io::Error::from)
+    SocketAddrV4::new(shot.to, port).into()
 }
 
 fn local_address(socket: &AsyncFd<Socket>) -> io::Result<SocketAddrV4> {
@@ -289,7 +301,14 @@ fn message(shot: &Shot) -> Vec<u8> {
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMSGSIZE | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EPERM)
+        Some(
+            libc::EMSGSIZE
+                | libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::ENETDOWN
+                | libc::EPERM
+                | libc::EACCES
+        )
     )
 }
 

@@ -23,6 +23,8 @@ pub struct Run {
     /// What is wrong in itself, whatever the snapshot says: losses without a cause, packets not conserved, bounds
     /// exceeded.
     pub problems: Vec<String>,
+    /// What is still there of the lab after its end.
+    pub leaks: Vec<String>,
     /// How long each part took.
     pub timings: Timings,
 }
@@ -44,6 +46,12 @@ pub enum Error {
     /// Its lab.
     #[error("building the lab: {0}")]
     Build(#[source] lab::Error),
+    /// Its steps do not end.
+    #[error("the steps did not end within {} s", .within.as_secs())]
+    Endless {
+        /// How long they had.
+        within: Duration,
+    },
     /// One of its steps.
     #[error("step {number}, `{title}`: {source}")]
     Step {
@@ -144,8 +152,8 @@ impl<'a> Runner<'a> {
     pub async fn end(self, build: Duration, steps: Duration) -> Run {
         let start = Instant::now();
         let Self { lab, text, problems, .. } = self;
-        lab.down().await;
-        Run { text, problems, timings: Timings { build, steps, down: start.elapsed() } }
+        let leaks = lab.down().await;
+        Run { text, problems, leaks, timings: Timings { build, steps, down: start.elapsed() } }
     }
 
     /// What the snapshot is to say, so far.

@@ -72,6 +72,14 @@ impl Marked {
     }
 }
 
+impl Drop for Marked {
+    fn drop(&mut self) {
+        // Of a test that failed: what has ended already is no error.
+        let _ = self.harness.kill();
+        let _ = self.harness.wait();
+    }
+}
+
 /// What the machine shows of labs, but for processes.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {

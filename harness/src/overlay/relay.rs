@@ -29,7 +29,7 @@ const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 /// From start to ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// From SIGTERM to the end.
-const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// One request to the daemon's status server.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 

@@ -46,6 +46,11 @@ impl Runner<'_> {
         while let Some(answer) = sender.answer_now()? {
             answers.push(answer);
         }
+        let mut probe = sender.probe;
+        if probe.source.is_unspecified() {
+            // The kernel found no way, and so no source: the host is named by its own address.
+            probe.source = self.case.topology.address_of(&probe.from).unwrap_or(probe.source);
+        }
         Ok(Observation {
             frames: self.lab.recorder.since(position),
             dropped: drops(&before, &self.counters),
@@ -53,7 +58,7 @@ impl Runner<'_> {
             faults: self.faults(),
             answers,
             received: listener.map(|listener| listener.received(shot.number)),
-            probe: sender.probe,
+            probe,
         })
     }
 
