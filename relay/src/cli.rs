@@ -19,7 +19,7 @@ use std::{
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, registry::etcd::EtcdOptions, underlay::Selection};
+use crate::{daemon, datapath::offload::Offload, registry::etcd::EtcdOptions, underlay::Selection};
 
 /// An overlay daemon: flannel's UDP backend with etcd v3.
 #[derive(Debug, Clone, Parser)]
@@ -75,6 +75,9 @@ pub struct Options {
     /// Port to serve /healthz, /readyz and /metrics on; 0 for none
     #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
     healthz_port: u16,
+    /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
+    #[arg(long, env = "FLANNELD_OFFLOAD", default_value = "auto", value_name = "RUNG")]
+    offload: Offload,
     /// Log verbosity: 0 informs, 1 and up for debugging
     #[arg(short = 'v', long = "v", env = "FLANNELD_V", default_value_t = 0, value_name = "LEVEL")]
     verbosity: u8,
@@ -118,6 +121,7 @@ impl Options {
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
             healthz: (self.healthz_port != 0).then_some((self.healthz_ip, self.healthz_port)),
+            offload: self.offload,
         }
     }
 }

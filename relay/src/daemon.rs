@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     datapath::{
         ENCAPSULATION,
+        offload::Offload,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
         tun::{Tun, TunError},
@@ -69,6 +70,8 @@ pub struct Config {
     pub renew_margin: Duration,
     /// Where to serve health checks and metrics.
     pub healthz: Option<(IpAddr, u16)>,
+    /// What is handed to the kernel in bulk.
+    pub offload: Offload,
 }
 
 /// Why the daemon ended.
@@ -113,7 +116,8 @@ impl DaemonError {
             | Self::Socket(_)
             | Self::Tun(_)
             | Self::Device(_)
-            | Self::SubnetEnv(_) => 3,
+            | Self::SubnetEnv(_)
+            | Self::DataPath(DataPathError::Unsupported(_)) => 3,
             Self::Network(_) | Self::Acquire(_) => 4,
             Self::DataPath(DataPathError::DeviceGone(_)) => 5,
             Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(_) => 1,
@@ -199,7 +203,7 @@ async fn start_and_watch(
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
     let icmp = udp::open_icmp()?;
-    let tun = Tun::create(DEVICE)?;
+    let tun = Tun::create(DEVICE, config.offload)?;
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
     let device = set_up_device(&netlink, &tun, &network, &held, mtu).await?;
@@ -217,6 +221,7 @@ async fn start_and_watch(
         own_subnet: subnet,
         routes: Arc::clone(&routes),
         counters: Arc::clone(&sources.counters),
+        offload: config.offload,
     };
     *started = Some(data_path.start(&failed)?);
 

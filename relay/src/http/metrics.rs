@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn counts_appear_under_the_names_that_dashboards_know() {
         let sources = Sources::new(Arc::new(Health::starting("test")));
-        sources.counters.outbound.received(100);
-        sources.counters.outbound.received(50);
-        sources.counters.outbound.passed(100);
-        sources.counters.outbound.dropped(DropReason::NoRoute);
+        sources.counters.outbound.received(1, 100);
+        sources.counters.outbound.received(1, 50);
+        sources.counters.outbound.passed(1, 100);
+        sources.counters.outbound.dropped(DropReason::NoRoute, 1);
         let text = sources.render();
         for line in [
             "relay_tun_read_packets_total 2",
