@@ -9,6 +9,8 @@ pub mod coalesce;
 pub mod counters;
 pub mod icmp;
 pub mod inbound;
+#[cfg(test)]
+mod kit;
 pub mod offload;
 pub mod outbound;
 mod report;
