@@ -4,7 +4,7 @@
 //! Each thread writes its own [`Direction`] and nobody else does, so a count is a relaxed load and store with no
 //! locked instruction. Once traffic rests, `packets_in = packets_out + sum(drops)` in each direction.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::wire::icmpv4;
 
@@ -195,13 +195,56 @@ impl Direction {
     }
 }
 
+/// What the kernel does in bulk for the data path, as told in `/metrics`. Set at the start, lowered for good when the
+/// kernel refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bulk {
+    /// Large TCP packets on the TUN.
+    TunTcp,
+    /// Large UDP packets on the TUN.
+    TunUdp,
+    /// Runs of datagrams sent.
+    UdpSend,
+    /// Runs of datagrams received.
+    UdpReceive,
+}
+
+impl Bulk {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::TunTcp, Self::TunUdp, Self::UdpSend, Self::UdpReceive];
+
+    /// Its name in `/metrics`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TunTcp => "tun-tcp",
+            Self::TunUdp => "tun-udp",
+            Self::UdpSend => "udp-send",
+            Self::UdpReceive => "udp-receive",
+        }
+    }
+}
+
 /// All that the data path counts.
 #[derive(Debug, Default)]
 pub struct Counters {
+    bulk: [AtomicBool; Bulk::ALL.len()],
     /// From the TUN to the underlay.
     pub outbound: Direction,
     /// From the underlay to the TUN.
     pub inbound: Direction,
+}
+
+impl Counters {
+    /// Records whether a kind of bulk work is in use.
+    pub fn set_in_use(&self, kind: Bulk, in_use: bool) {
+        self.bulk[kind as usize].store(in_use, Relaxed);
+    }
+
+    /// Whether a kind of bulk work is in use.
+    pub fn in_use(&self, kind: Bulk) -> bool {
+        self.bulk[kind as usize].load(Relaxed)
+    }
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{
-    counters::Counters,
-    offload::Offload,
+    counters::{Bulk, Counters},
+    offload::{Offload, TunOffload},
     routes::Routes,
     tun::Tun,
     udp::{self, RunSupport},
@@ -91,8 +91,17 @@ impl DataPath {
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
+        let tun = self.tun.offload();
+        for (kind, in_use) in [
+            (Bulk::TunTcp, tun >= TunOffload::Tcp),
+            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
+            (Bulk::UdpSend, runs.send),
+            (Bulk::UdpReceive, runs.receive),
+        ] {
+            self.counters.set_in_use(kind, in_use);
+        }
         tracing::info!(
-            asked = %self.offload, tun = ?self.tun.offload(), send_runs = runs.send, receive_runs = runs.receive,
+            asked = %self.offload, ?tun, send_runs = runs.send, receive_runs = runs.receive,
             "offloads"
         );
         let shared = Arc::new(self);

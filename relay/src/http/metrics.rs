@@ -8,7 +8,7 @@ use std::{
 use super::Health;
 use crate::{
     datapath::{
-        counters::{Counters, DropReason, ICMP_TYPES, IcmpSuppressed},
+        counters::{Bulk, Counters, DropReason, ICMP_TYPES, IcmpSuppressed},
         routes::Routes,
     },
     registry::follow::FollowStats,
@@ -89,6 +89,13 @@ impl Sources {
         for (index, cause) in IcmpSuppressed::ALL.iter().enumerate() {
             let count = outbound.icmp_suppressed()[index] + inbound.icmp_suppressed()[index];
             page.labelled(suppressed, &format!(r#"cause="{}""#, cause.name()), count);
+        }
+
+        let in_use = "relay_offload_in_use";
+        page.head(in_use, "gauge", "Whether the kernel handles this many packets at a time.");
+        for kind in Bulk::ALL {
+            let labels = format!(r#"kind="{}""#, kind.name());
+            page.labelled(in_use, &labels, u8::from(self.counters.in_use(kind)));
         }
 
         let routes = self.routes.get();

@@ -11,7 +11,7 @@ use crate::{
     datapath::{
         MAX_PACKET, Verdict,
         coalesce::{Coalescer, Emission},
-        counters::{Direction, DropReason},
+        counters::{Bulk, Direction, DropReason},
         inbound,
         report::Reporter,
         segment::Plan,
@@ -69,6 +69,8 @@ pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(
         coalescer.finish(&mut |large| writer.write(large));
         if let Some(kind) = writer.refused.take() {
             coalescer.give_up(kind);
+            let kind = if kind == Gso::Tcp4 { Bulk::TunTcp } else { Bulk::TunUdp };
+            path.counters.set_in_use(kind, false);
         }
         if let Some(error) = writer.failed.take() {
             reporter.log(&error, "writing to the TUN");

@@ -11,7 +11,7 @@ use super::{DataPath, DataPathError, PAUSE};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
-        counters::{Direction, DropReason},
+        counters::{Bulk, Direction, DropReason},
         outbound,
         report::Reporter,
         runs::{Run, Runs},
@@ -103,6 +103,7 @@ impl Outbound<'_> {
         self.runs.clear();
         if !segments {
             self.runs.stop_segmenting();
+            self.path.counters.set_in_use(Bulk::UdpSend, false);
         }
     }
 
