@@ -13,13 +13,31 @@ use crate::case;
 use crate::etcd;
 use crate::lab::Workshop;
 use crate::overlay::relay::Relay;
-use crate::sandbox::Sandbox;
 use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
 mod run;
 mod timings;
 mod up;
+
+/// Prints to standard output, which whoever reads it may close.
+macro_rules! say_part {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let mut output = std::io::stdout().lock();
+        let _ = write!(output, $($part)*).and_then(|()| output.flush());
+    }};
+}
+
+/// Prints a line to standard output, which whoever reads it may close.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($part)*);
+    }};
+}
+
+use {say, say_part};
 
 /// A conformance lab for overlays, made of Linux network namespaces.
 #[derive(Debug, Parser)]
@@ -49,9 +67,9 @@ enum Command {
     },
     /// Print the JSON schema of suite files, for editors
     Schema {
-        /// Print the steps as a Markdown table instead
+        /// Print the keys of the lab and of all steps as Markdown tables instead
         #[arg(long)]
-        steps: bool,
+        markdown: bool,
     },
 }
 
@@ -118,7 +136,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(run) => run::run(&run),
         Command::Check { paths } => check(&paths),
         Command::Up { file, parts } => up::up(file.as_deref(), &parts),
-        Command::Schema { steps } => schema(steps),
+        Command::Schema { markdown } => schema(markdown),
     };
     match done {
         Ok(status) => status.into(),
@@ -133,8 +151,7 @@ impl Parts {
     /// Enters the sandbox and puts the parts together.
     fn workshop(&self) -> Result<Workshop, Usage> {
         let program = self.program()?;
-        let sandbox = Sandbox::enter()?;
-        Ok(Workshop { sandbox, overlay: Arc::new(Relay::new(program)), etcd: self.etcd })
+        Ok(Workshop::new(Arc::new(Relay::new(program)), self.etcd)?)
     }
 
     fn program(&self) -> Result<PathBuf, Usage> {
@@ -180,16 +197,16 @@ fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
         eprintln!("{}: a snapshot without a suite file: remove it, or bring its case back", orphan.display());
     }
     let checked = found.len();
-    println!(
-        "{checked} suite files checked, {mistaken} with mistakes, {} snapshots without one",
-        orphans.len()
-    );
+    say!("{checked} suite files checked, {mistaken} with mistakes, {} snapshots without one", orphans.len());
     Ok(if mistaken + orphans.len() == 0 { SUCCESS } else { FAILED })
 }
 
-fn schema(steps: bool) -> Result<u8, Usage> {
-    let text =
-        if steps { suite::steps_reference() } else { serde_json::to_string_pretty(&suite::schema())? + "\n" };
+fn schema(markdown: bool) -> Result<u8, Usage> {
+    let text = if markdown {
+        format!("{}\n{}", suite::lab_reference(), suite::steps_reference())
+    } else {
+        serde_json::to_string_pretty(&suite::schema())? + "\n"
+    };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(SUCCESS)
 }

@@ -434,6 +434,28 @@ impl Member {
     }
 }
 
+impl Kind {
+    /// What clusters of this kind will be made of on this machine, and why: never [`Kind::Auto`].
+    pub async fn settle(self) -> (Self, String) {
+        match choose(self).await {
+            Ok((Some(_), reason)) => (Self::Container, reason),
+            Ok((None, reason)) => (Self::Process, reason),
+            // The first cluster will say what is wrong.
+            Err(_) => (self, "asked for".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "whatever is there",
+            Self::Process => "a process",
+            Self::Container => "a container",
+        })
+    }
+}
+
 /// Picks what to run etcd with, and says why.
 async fn choose(kind: Kind) -> Result<(Option<Engine>, String), Error> {
     let (engine, asked) = match kind {
@@ -471,7 +493,7 @@ fn hint(log: &str) -> &'static str {
     {
         "the members do not reach each other: check their links and that more than half of them run"
     } else {
-        "check that the member's eth0 is up and has its address, and that etcd is version 3.2 or later"
+        "`etcd --version` tells whether it starts at all; 3.2 or later is needed"
     }
 }
 
@@ -495,6 +517,6 @@ mod tests {
     #[test]
     fn a_hint_follows_from_what_etcd_said() {
         assert!(hint("listen tcp 10.0.0.1:2379: bind: address already in use").contains("port"));
-        assert!(hint("").contains("eth0"));
+        assert!(hint("").contains("etcd --version"));
     }
 }

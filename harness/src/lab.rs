@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use ipnet::Ipv4Net;
@@ -16,10 +17,11 @@ use ipnet::Ipv4Net;
 use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
 use crate::etcd;
+use crate::netlink::Netlink;
 use crate::overlay::{self, Attachment, Daemon, Overlay, Site};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Sandbox};
 use crate::topology::{Container, Masquerade, Node, Topology};
-use crate::wait::TimedOut;
+use crate::wait::{self, TimedOut};
 
 mod drawing;
 pub mod host;
@@ -35,6 +37,8 @@ pub const INTERFACE: &str = "eth0";
 pub const PREFIX: &str = "/coreos.com/network";
 /// The switch's bridge.
 const SWITCH: &str = "underlay";
+/// For a bridge to notice a carrier.
+const LINKED_WITHIN: Duration = Duration::from_secs(5);
 /// Octets of a tunnel's headers: IPv4 and UDP.
 const ENCAPSULATION_LEN: u32 = 28;
 
@@ -47,6 +51,36 @@ pub struct Workshop {
     pub overlay: Arc<dyn Overlay>,
     /// How etcd runs.
     pub etcd: etcd::Kind,
+    /// Why it runs so.
+    pub reason: String,
+}
+
+impl Workshop {
+    /// Checks that the machine has what labs need, and moves the process into its private namespaces.
+    ///
+    /// # Errors
+    /// When something is missing or forbidden: the message says what to change. Call it before any thread is started.
+    pub fn new(overlay: Arc<dyn Overlay>, etcd: etcd::Kind) -> Result<Self, WorkshopError> {
+        overlay.check_machine()?;
+        let sandbox = Sandbox::enter()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (etcd, reason) = runtime.block_on(etcd.settle());
+        Ok(Self { sandbox, overlay, etcd, reason })
+    }
+}
+
+/// Why no lab can be built on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkshopError {
+    /// The overlay lacks something.
+    #[error(transparent)]
+    Overlay(#[from] overlay::Error),
+    /// The process gets no namespaces.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// There is no event loop.
+    #[error("starting the event loop: {0}")]
+    Runtime(#[from] std::io::Error),
 }
 
 /// A running lab. Dropping it ends its processes and removes its namespaces.
@@ -126,6 +160,7 @@ impl Lab {
     pub async fn build(workshop: &Workshop, topology: Topology) -> Result<Self, Error> {
         let mut lab = Self::wire(workshop, topology).await?;
         lab.start_etcd().await?;
+        lab.wait_for_links(&[]).await?;
         let started: Vec<Node> = lab.topology.nodes.iter().filter(|node| node.starts).cloned().collect();
         lab.start_daemons(&started).await?;
         Ok(lab)
@@ -333,12 +368,49 @@ impl Lab {
         }
     }
 
-    /// Sets a host's `eth0` up or down.
+    /// Sets a host's `eth0` up or down, and waits until the bridge at its other end has noticed. `down` names the hosts
+    /// whose links are down after that.
     ///
     /// # Errors
     /// When there is no such host or the kernel refuses.
-    pub async fn set_link(&self, host: &str, up: bool) -> Result<(), Error> {
-        Ok(self.host(host)?.netlink.set_up(INTERFACE, up).await?)
+    pub async fn set_link(&mut self, host: &str, up: bool, down: &[String]) -> Result<(), Error> {
+        match self.etcd.as_mut().and_then(|cluster| cluster.member(host).ok()) {
+            // A member's eth0 may be in a container, which is another one at every start.
+            Some(member) => {
+                Netlink::connect(member.namespace()).map_err(host::Error::from)?.set_up(INTERFACE, up).await?
+            }
+            None => self.host(host)?.netlink.set_up(INTERFACE, up).await?,
+        }
+        self.wait_for_links(down).await
+    }
+
+    /// Waits until every bridge forwards at every port but those to the hosts `down`.
+    async fn wait_for_links(&self, down: &[String]) -> Result<(), Error> {
+        let nodes = self.topology.nodes.iter().map(|node| node.name.as_str());
+        for bridge in nodes.chain([SWITCH]) {
+            let netlink = &self.host(bridge)?.netlink;
+            let awaited = format!("the links at `{bridge}` to forward");
+            wait::until(&awaited, LINKED_WITHIN, async || {
+                let blocked = netlink.ports_not_forwarding().await.map_err(|error| error.to_string())?;
+                let expected = |port: &&String| !down.contains(port);
+                if blocked.iter().find(expected).is_none()
+                    && down.iter().all(|host| !self.is_port(bridge, host) || blocked.contains(host))
+                {
+                    return Ok(());
+                }
+                Err(format!("these do not: {}", blocked.join(", ")))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Whether `host` is attached to the bridge in `bridge`.
+    fn is_port(&self, bridge: &str, host: &str) -> bool {
+        match self.topology.container(host) {
+            Some(container) => container.node == bridge,
+            None => bridge == SWITCH,
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use crate::case::{self, Verdict};
 use crate::etcd::reaper;
 use crate::lab::Workshop;
 use crate::overlay::relay::Relay;
-use crate::sandbox::Sandbox;
 use crate::snapshot;
 use crate::suite::{self, Found};
 
@@ -28,6 +27,8 @@ pub fn main(suites: &Path, program: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Before the sandbox: its mounts may hide where this program is.
+    let failures = case::failures_directory();
     let workshop = if arguments.list { None } else { Some(workshop(program)) };
     let workshop = match workshop.transpose() {
         Ok(workshop) => workshop.map(Arc::new),
@@ -36,7 +37,6 @@ pub fn main(suites: &Path, program: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let failures = case::failures_directory();
     let trials = found.into_iter().map(|found| trial(found, workshop.clone(), failures.clone()));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
@@ -49,8 +49,9 @@ fn workshop(program: &Path) -> Result<Workshop, String> {
         Err(_) => crate::etcd::Kind::Auto,
     };
     let program = std::env::var_os("RELAY").map_or_else(|| program.to_owned(), PathBuf::from);
-    let sandbox = Sandbox::enter().map_err(|error| error.to_string())?;
-    Ok(Workshop { sandbox, overlay: Arc::new(Relay::new(program)), etcd })
+    let workshop = Workshop::new(Arc::new(Relay::new(program)), etcd).map_err(|error| error.to_string())?;
+    eprintln!("etcd as {} ({})", workshop.etcd, workshop.reason);
+    Ok(workshop)
 }
 
 fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Trial {

@@ -5,7 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -115,15 +118,8 @@ impl Netlink {
     pub async fn links(&self) -> Result<Vec<String>, Error> {
         let links: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(self.refused("listing links"))?;
-        let name = |link: &LinkMessage| {
-            link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) if !link.header.flags.contains(LinkFlags::Loopback) => {
-                    Some(name.clone())
-                }
-                _ => None,
-            })
-        };
-        Ok(links.iter().filter_map(name).collect())
+        let links = links.iter().filter(|link| !link.header.flags.contains(LinkFlags::Loopback));
+        Ok(links.filter_map(name_of).collect())
     }
 
     /// Sets a link up or down.
@@ -161,6 +157,21 @@ impl Netlink {
             .execute()
             .await
             .map_err(self.refused(format!("adding bridge `{name}`")))
+    }
+
+    /// The ports of all bridges here that do not forward (yet), in order of index. A port forwards once its carrier is
+    /// up, of which the kernel tells the bridge some time after the fact.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub async fn ports_not_forwarding(&self) -> Result<Vec<String>, Error> {
+        let links: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(self.refused("listing ports"))?;
+        Ok(links
+            .iter()
+            .filter(|link| port_state(link).is_some_and(|forwards| !forwards))
+            .filter_map(name_of)
+            .collect())
     }
 
     /// Adds a pair of veths: `name` here, attached to `bridge` if one is given, and `peer` in `far`. This end is set
@@ -260,6 +271,26 @@ impl Route {
         route.destination = Ipv4Net::new(base, message.header.destination_prefix_length).unwrap_or_default();
         route
     }
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+/// Whether a bridge's port forwards; none for a link that is no such port.
+fn port_state(link: &LinkMessage) -> Option<bool> {
+    let information = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(information) => Some(information),
+        _ => None,
+    })?;
+    let port = information.iter().find_map(|part| match part {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(port),
+        _ => None,
+    })?;
+    Some(port.iter().any(|part| matches!(part, InfoBridgePort::State(BridgePortState::Forwarding))))
 }
 
 /// Whether the kernel's answer is that the link does not exist.

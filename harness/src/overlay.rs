@@ -17,6 +17,12 @@ pub mod relay;
 
 /// An overlay's kind: how it is started.
 pub trait Overlay: Send + Sync {
+    /// Whether the machine has what the daemon needs, as far as that can be told before a lab is built.
+    ///
+    /// # Errors
+    /// When something is missing: what, and how to get it.
+    fn check_machine(&self) -> Result<(), Error>;
+
     /// Starts its daemon on a node and waits until it is ready to forward.
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>>;
 }
@@ -131,6 +137,31 @@ impl Counters {
     }
 }
 
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "  packets read from the device     {}", self.device_read)?;
+        writeln!(f, "  datagrams sent                   {}", self.sent)?;
+        writeln!(f, "  datagrams received               {}", self.received)?;
+        writeln!(f, "  packets written to the device    {}", self.device_written)?;
+        for (cause, count) in self.drops.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  dropped {:<24} {count}", format!("{}, {}", cause.way, cause.reason))?;
+        }
+        for (kind, count) in self.icmp.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  icmp {kind:<27} {count}")?;
+        }
+        writeln!(f, "  routes reflect etcd's revision   {}", self.revision)
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        })
+    }
+}
+
 /// What is higher now than before, with by how much.
 fn increases<K: Ord + Clone>(now: &BTreeMap<K, u64>, before: &BTreeMap<K, u64>) -> Vec<(K, u64)> {
     let increase = |(key, count): (&K, &u64)| {
@@ -154,6 +185,16 @@ pub enum Error {
         node: String,
         /// The cause.
         source: std::io::Error,
+    },
+    /// The device that all TUN devices are made with.
+    #[error("opening {path}: {source}\n{remedy}")]
+    Tun {
+        /// The device.
+        path: &'static str,
+        /// The cause.
+        source: std::io::Error,
+        /// What to change.
+        remedy: &'static str,
     },
     /// It ended by itself.
     #[error("the daemon on {node} ended by itself ({status}) {when}; the end of its log:\n{log}")]

@@ -121,7 +121,11 @@ impl Sender {
     /// When the socket fails.
     pub async fn answer(&self) -> Result<Answer, Error> {
         loop {
-            let mut ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await.map_err(|source| self.error(source))?;
+            let mut ready = self
+                .socket
+                .ready(Interest::READABLE | Interest::ERROR)
+                .await
+                .map_err(|source| self.error(source))?;
             if let Some(answer) = self.answer_now()? {
                 return Ok(answer);
             }
@@ -257,7 +261,8 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     };
     socket.connect(&SockAddr::from(SocketAddrV4::new(shot.to, port)))?;
     // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }
+        .map_err(io::Error::from)
 }
 
 fn set_option(socket: &Socket, name: i32, value: libc::c_int) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::owner;
 use crate::run::Runner;
 use crate::suite::Case;
 
-/// Lines of a daemon's log that are shown at once.
+/// Lines of warnings and errors of a daemon's log that are shown at once.
 const LOG_LINES: usize = 8;
 
 /// Writes the report's files to `directory` while the lab still runs, and returns what is to be said at once.
@@ -31,10 +31,16 @@ pub async fn write(
         let _ = writeln!(text, "first difference\n  {}", indent(&difference.to_string()));
     }
     let nodes = nodes(runner).await;
+    let is_new = expected.is_none() && pending.is_some();
+    if is_new {
+        let _ = writeln!(text, "{}\n", actual.trim_end());
+    }
     for (file, content) in logs(runner) {
-        let tail: Vec<&str> = content.lines().rev().take(LOG_LINES).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        let _ = writeln!(text, "end of {file}\n  {}\n", tail.join("\n  "));
+        let tail: Vec<&str> = content.lines().rev().filter(|line| is_trouble(line)).take(LOG_LINES).collect();
+        if !tail.is_empty() {
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            let _ = writeln!(text, "trouble in {file}\n  {}\n", tail.join("\n  "));
+        }
     }
     let _ = writeln!(text, "suite file  {}", case.path.display());
     if let Some(pending) = pending {
@@ -106,7 +112,7 @@ async fn nodes(runner: &Runner<'_>) -> String {
     match runner.lab.counters().await {
         Ok(all) => {
             for (node, counters) in all {
-                let _ = writeln!(text, "counters of {node}\n  {counters:#?}");
+                let _ = writeln!(text, "counters of {node}\n{counters}");
             }
         }
         Err(error) => {
@@ -114,6 +120,11 @@ async fn nodes(runner: &Runner<'_>) -> String {
         }
     }
     text
+}
+
+/// Whether a line of a daemon's log is more than a note of what it does. Logs are there in full beside the report.
+fn is_trouble(line: &str) -> bool {
+    line.split_whitespace().take(3).any(|word| matches!(word, "WARN" | "ERROR")) || line.contains("panicked")
 }
 
 fn indent(text: &str) -> String {

@@ -30,10 +30,20 @@ pub enum Comparison {
 ///
 /// `INSTA_UPDATE` works as ever.
 pub fn configure() {
-    for (name, value) in [("INSTA_FORCE_PASS", "1"), ("INSTA_OUTPUT", "none")] {
+    let root = std::env::var_os("INSTA_WORKSPACE_ROOT").unwrap_or_else(|| workspace_root().into_os_string());
+    let settings =
+        [("INSTA_FORCE_PASS", "1".into()), ("INSTA_OUTPUT", "none".into()), ("INSTA_WORKSPACE_ROOT", root)];
+    for (name, value) in settings {
         // SAFETY: called first thing in `main`, when no other thread can read the environment.
         unsafe { std::env::set_var(name, value) };
     }
+}
+
+/// What paths in snapshots are relative to: the nearest directory upwards with a `Cargo.lock`, else the current one.
+/// insta would ask cargo, which need not be there where suites run.
+fn workspace_root() -> PathBuf {
+    let current = std::env::current_dir().unwrap_or_default();
+    current.ancestors().find(|path| path.join("Cargo.lock").exists()).unwrap_or(&current).to_owned()
 }
 
 /// Compares a case's text with its snapshot, and leaves what is new or different for `cargo insta review`.
@@ -63,7 +73,13 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
     });
     // Read again: insta may have been told to accept.
     match read(&accepted) {
-        Some(now) if now == text.trim_end() => Comparison::Same,
+        Some(now) if now == text.trim_end() => {
+            // What an earlier run left, and insta was now told to accept.
+            if let Some(pending) = pending {
+                let _ = fs::remove_file(pending);
+            }
+            Comparison::Same
+        }
         Some(expected) => Comparison::Differs { expected, pending },
         None => Comparison::New { pending },
     }

@@ -20,7 +20,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use file::Lab;
 pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
-pub use schema::{schema, steps_reference};
+pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
     By, DeleteLease, Etcd, Leases, Link, LinkState, Ping, PingAll, PutLease, Relay, Shape, Step, Stream,
     SubnetFile, Sweep, Traceroute, Udp, WaitRoute,

@@ -5,6 +5,7 @@
 //! command line is silent.
 
 mod go_flags;
+mod query;
 
 use std::{
     env,
@@ -19,12 +20,29 @@ use std::{
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, datapath::offload::Offload, registry::etcd::EtcdOptions, underlay::Selection};
+use crate::{
+    control,
+    daemon::{self, RegistryOptions},
+    datapath::offload::Offload,
+    registry::{
+        LEASE_TTL,
+        etcd::{EtcdOptions, TlsFiles},
+    },
+    underlay::Selection,
+};
 
 /// An overlay daemon: flannel's UDP backend with etcd v3.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "relay", disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "relay",
+    disable_version_flag = true,
+    max_term_width = 100,
+    override_usage = "relay [OPTIONS]\n       relay status [--json]\n       relay routes [--json]"
+)]
 pub struct Options {
+    /// Where subnets are registered: `etcd`, or `file:PATH` for a static list in a TOML file
+    #[arg(long, env = "RELAY_REGISTRY", default_value = "etcd", value_parser = parse_registry)]
+    registry: RegistryChoice,
     /// URLs of the etcd members, separated by commas
     #[arg(
         long,
@@ -42,7 +60,7 @@ pub struct Options {
     /// Certificate file for TLS to etcd; ignored for http endpoints
     #[arg(long, env = "FLANNELD_ETCD_CERTFILE", default_value = "")]
     etcd_certfile: String,
-    /// Certificate authority file for TLS to etcd; ignored for http endpoints
+    /// Certificate authorities for TLS to etcd, instead of the system's; ignored for http endpoints
     #[arg(long, env = "FLANNELD_ETCD_CAFILE", default_value = "")]
     etcd_cafile: String,
     /// User name for etcd
@@ -66,9 +84,30 @@ pub struct Options {
     /// File to write the subnet, the MTU and so on to
     #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
+    /// Socket for `relay status` and `relay routes`; by default beside the subnet file, as subnet.sock
+    #[arg(long, env = "RELAY_CONTROL_SOCKET")]
+    control_socket: Option<PathBuf>,
     /// Minutes before its expiry that the lease is renewed
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
     subnet_lease_renew_margin: u64,
+    /// Seconds that a lease lives unless renewed; for tests of its end
+    #[arg(long, env = "RELAY_SUBNET_LEASE_TTL", default_value_t = LEASE_TTL.as_secs(), value_parser = clap::value_parser!(u64).range(2..=86_400 * 365), hide = true)]
+    subnet_lease_ttl: u64,
+    /// Masquerade packets that leave the overlay network
+    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_masq: bool,
+    /// Masquerade without choosing ports at random
+    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_masq_fully_random_disable: bool,
+    /// Accept forwarded packets of the overlay network
+    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    iptables_forward_rules: bool,
+    /// Seconds between looks at the packet filter rules
+    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    iptables_resync: u32,
+    /// Add a blackhole route for this node's subnet
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    ip_blackhole_route: bool,
     /// Address to serve /healthz, /readyz and /metrics on
     #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0")]
     healthz_ip: IpAddr,
@@ -86,6 +125,20 @@ pub struct Options {
     version: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RegistryChoice {
+    Etcd,
+    File(PathBuf),
+}
+
+fn parse_registry(text: &str) -> Result<RegistryChoice, String> {
+    match text.strip_prefix("file:") {
+        None if text == "etcd" => Ok(RegistryChoice::Etcd),
+        Some(path) if !path.is_empty() => Ok(RegistryChoice::File(path.into())),
+        _ => Err("use etcd or file:PATH".into()),
+    }
+}
+
 impl Options {
     /// Parses a command line, the program's name first, and the environment.
     ///
@@ -98,42 +151,82 @@ impl Options {
             return Err(command.error(ErrorKind::UnknownArgument, message));
         }
         let options = Self::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
-        if let Some(endpoint) = options.etcd_endpoints.iter().find(|endpoint| !is_http(endpoint)) {
-            let message =
-                format!("--etcd-endpoints: {endpoint} is not supported, only http:// endpoints are");
+        if let Some(endpoint) = options.etcd_endpoints.iter().find(|endpoint| !is_url(endpoint)) {
+            let message = format!("--etcd-endpoints: {endpoint} is no http:// or https:// URL");
             return Err(command.error(ErrorKind::InvalidValue, message));
         }
         Ok(options)
+    }
+
+    fn warn_of_unused_tls(&self) {
+        let files = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
+        let (given, plain) =
+            (files.iter().any(|file| !file.is_empty()), |url: &String| url.starts_with("http://"));
+        if given && self.etcd_endpoints.iter().all(plain) {
+            tracing::warn!("TLS files are ignored: all etcd endpoints are http://");
+        } else if self.etcd_certfile.is_empty() != self.etcd_keyfile.is_empty() {
+            tracing::warn!("no client certificate is used: it takes --etcd-certfile and --etcd-keyfile both");
+        }
     }
 
     /// What the daemon is to do.
     #[must_use]
     pub fn into_config(self) -> daemon::Config {
         let user = (!self.etcd_username.is_empty()).then_some((self.etcd_username, self.etcd_password));
+        let registry = match self.registry {
+            RegistryChoice::Etcd => RegistryOptions::Etcd(EtcdOptions {
+                endpoints: self.etcd_endpoints,
+                prefix: self.etcd_prefix,
+                user,
+                ttl: Duration::from_secs(self.subnet_lease_ttl),
+                tls: TlsFiles {
+                    authority: named(self.etcd_cafile),
+                    identity: named(self.etcd_certfile).zip(named(self.etcd_keyfile)),
+                },
+            }),
+            RegistryChoice::File(path) => RegistryOptions::File(path),
+        };
         daemon::Config {
-            etcd: EtcdOptions { endpoints: self.etcd_endpoints, prefix: self.etcd_prefix, user },
+            registry,
             underlay: Selection {
                 interfaces: self.iface,
                 patterns: self.iface_regex,
                 can_reach: self.iface_can_reach.0,
                 public_ip: self.public_ip.0,
             },
+            control_socket: self.control_socket.unwrap_or_else(|| control::beside(&self.subnet_file)),
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),
+            filter: daemon::FilterConfig {
+                masquerade: self.ip_masq,
+                fully_random: !self.ip_masq_fully_random_disable,
+                forward: self.iptables_forward_rules,
+                resync: Duration::from_secs(self.iptables_resync.into()),
+            },
+            blackhole_route: self.ip_blackhole_route,
             healthz: (self.healthz_port != 0).then_some((self.healthz_ip, self.healthz_port)),
             offload: self.offload,
         }
     }
 }
 
-fn is_http(endpoint: &str) -> bool {
-    endpoint.starts_with("http://") || !endpoint.contains("://")
+fn is_url(endpoint: &str) -> bool {
+    !endpoint.is_empty()
+        && (["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
+            || !endpoint.contains("://"))
+}
+
+fn named(path: String) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| path.into())
 }
 
 /// Runs the daemon as the command line says. Exit codes: 0 after a signal, 2 for usage, else as
 /// [`daemon::DaemonError::exit_code`].
 #[must_use]
 pub fn main() -> ExitCode {
+    if query::is_query(env::args_os().nth(1).as_ref()) {
+        return query::run(env::args_os());
+    }
     let options = match Options::parse_from_go(env::args_os()) {
         Ok(options) => options,
         Err(error) => {
@@ -147,15 +240,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     init_logging(options.verbosity);
-    for (flag, value) in [
-        ("--etcd-keyfile", &options.etcd_keyfile),
-        ("--etcd-certfile", &options.etcd_certfile),
-        ("--etcd-cafile", &options.etcd_cafile),
-    ] {
-        if !value.is_empty() {
-            tracing::warn!(flag, value, "ignored: the etcd endpoints are http");
-        }
-    }
+    options.warn_of_unused_tls();
     match daemon::run(options.into_config()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,14 +3,20 @@
 //! What can fail for good (interface, port, device) is tried before a lease is taken, so that a failed start leaves
 //! nothing in the registry.
 
+mod live;
+
 use std::{
     net::{IpAddr, SocketAddrV4},
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::FutureExt;
+use ipnet::Ipv4Net;
+use live::Live;
 use rtnetlink::Handle;
 use thiserror::Error;
 use tokio::{
@@ -21,16 +27,19 @@ use tokio::{
 };
 
 use crate::{
+    control,
     datapath::{
         ENCAPSULATION,
         offload::Offload,
         routes::Routes,
-        threads::{DataPath, DataPathError, Running},
+        threads::{DataPathError, Running},
         tun::{Tun, TunError},
         udp::{self, SocketError},
     },
     host::{
+        blackhole,
         device::{self, DeviceConfig, DeviceError},
+        filter::{Filter, FilterError, Manager, Rules},
         guard, notify,
         subnet_env::{self, SubnetEnv, SubnetEnvError},
     },
@@ -41,6 +50,7 @@ use crate::{
         acquire::{AcquireError, Claim, Held, acquire},
         backoff::Backoff,
         etcd::{Etcd, EtcdOptions},
+        file::File,
         follow::Follower,
         hold::hold,
         table::LeaseTable,
@@ -61,17 +71,45 @@ const CONFIG_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The registry.
-    pub etcd: EtcdOptions,
+    pub registry: RegistryOptions,
     /// How to find the underlay's interface.
     pub underlay: Selection,
     /// Where to write `subnet.env`.
     pub subnet_file: PathBuf,
+    /// Where to answer `relay status` and `relay routes`.
+    pub control_socket: PathBuf,
     /// How long before its expiry the lease is renewed.
     pub renew_margin: Duration,
+    /// Packet filter rules.
+    pub filter: FilterConfig,
+    /// Whether to add a blackhole route for this node's subnet.
+    pub blackhole_route: bool,
     /// Where to serve health checks and metrics.
     pub healthz: Option<(IpAddr, u16)>,
     /// What is handed to the kernel in bulk.
     pub offload: Offload,
+}
+
+/// Where the subnets are registered.
+#[derive(Debug, Clone)]
+pub enum RegistryOptions {
+    /// In etcd.
+    Etcd(EtcdOptions),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// Which packet filter rules to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// Whether packets that leave the network are masqueraded.
+    pub masquerade: bool,
+    /// Whether their ports are chosen at random.
+    pub fully_random: bool,
+    /// Whether forwarded packets of the network are accepted.
+    pub forward: bool,
+    /// How often the rules, and the blackhole route, are looked at.
+    pub resync: Duration,
 }
 
 /// Why the daemon ended.
@@ -99,6 +137,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
     SubnetEnv(#[from] SubnetEnvError),
     #[error(transparent)]
     DataPath(#[from] DataPathError),
@@ -116,6 +156,7 @@ impl DaemonError {
             | Self::Socket(_)
             | Self::Tun(_)
             | Self::Device(_)
+            | Self::Filter(_)
             | Self::SubnetEnv(_)
             | Self::DataPath(DataPathError::Unsupported(_)) => 3,
             Self::Network(_) | Self::Acquire(_) => 4,
@@ -143,7 +184,7 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
     let mut tasks = JoinSet::new();
     let mut started = None;
     let result = tokio::select! {
-        result = start_and_watch(config, &mut tasks, &mut started) => result,
+        result = start_with_registry(config, &mut tasks, &mut started) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -155,20 +196,35 @@ async fn run_until_signal(config: Config) -> Result<(), DaemonError> {
         tracing::warn!("second signal, ending at once");
         std::process::exit(1);
     });
-    if let Some(running) = started {
+    if started.is_some() {
         tracing::info!("stopping");
-        // On a thread of its own, so that a second signal is still seen.
-        if tokio::task::spawn_blocking(|| Running::stop(running)).await.is_err() {
-            tracing::error!("the data path could not be stopped in order");
-        }
+        live::stop(started).await;
     }
     result
 }
 
+async fn start_with_registry(
+    config: Config,
+    tasks: &mut JoinSet<()>,
+    started: &mut Option<Running>,
+) -> Result<(), DaemonError> {
+    match &config.registry {
+        RegistryOptions::Etcd(options) => {
+            let registry = Arc::new(Etcd::new(options.clone()));
+            start_and_watch(config, registry, tasks, started).await
+        }
+        RegistryOptions::File(path) => {
+            let registry = Arc::new(File::new(path.clone()));
+            start_and_watch(config, registry, tasks, started).await
+        }
+    }
+}
+
 /// Starts everything, then waits for the data path to fail. The data path goes to `started`, to be stopped by the
 /// caller, who may drop this future at any point.
-async fn start_and_watch(
+async fn start_and_watch<R: Registry>(
     config: Config,
+    registry: Arc<R>,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
 ) -> Result<(), DaemonError> {
@@ -177,6 +233,15 @@ async fn start_and_watch(
     if let Some((ip, port)) = config.healthz {
         let listener = http::listen(ip, port).await?;
         tasks.spawn(http::serve(listener, Arc::clone(&sources)));
+    }
+    match control::listen(&config.control_socket) {
+        Ok(listening) => {
+            tasks.spawn(control::serve(listening, Arc::clone(&sources)));
+        }
+        Err(error) => {
+            let path = config.control_socket.display();
+            tracing::warn!(%error, %path, "no control socket: `relay status` will get no answer");
+        }
     }
     let (connection, netlink, _) = rtnetlink::new_connection().map_err(DaemonError::Netlink)?;
     tasks.spawn(connection);
@@ -191,59 +256,96 @@ async fn start_and_watch(
         return Err(DaemonError::Mtu { interface: underlay.interface, mtu: underlay.mtu });
     }
 
-    let registry = Arc::new(Etcd::new(config.etcd));
     let network = read_network(&*registry, &health).await?;
     tracing::info!(
         network = %network.prefix, subnet_len = network.subnet_len, min = %network.subnet_min,
         max = %network.subnet_max, port = network.port, "network config read"
     );
-    tracing::info!(
-        "packet filter rules are left to the machine: forwarded packets of the network must be accepted"
-    );
 
     let udp = udp::open(SocketAddrV4::new(underlay.address, network.port))?;
-    let icmp = udp::open_icmp()?;
-    let tun = Tun::create(DEVICE, config.offload)?;
+    let tun = Arc::new(Tun::create(DEVICE, config.offload)?);
+    let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
-    let device = set_up_device(&netlink, &tun, &network, &held, mtu).await?;
-    tasks.spawn(guard_device(netlink, tun.name().to_owned(), device));
+    let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
+    tasks.spawn(guard_device(netlink.clone(), tun.name().to_owned(), device.subscribe()));
+    let filter = install_filter(config.filter, &network, subnet).await?;
+    tasks.spawn(filter.keep(config.filter.resync));
+    if let Some(previous) = previous.filter(|previous| config.blackhole_route && *previous != subnet)
+        && let Err(error) = blackhole::remove(&netlink, previous).await
+    {
+        tracing::debug!(%error, subnet = %previous, "no blackhole route of an earlier start");
+    }
+    if config.blackhole_route {
+        tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));
+    }
 
     let routes = Arc::new(Routes::new(network.prefix, network.subnet_len));
     // Set once, here.
     let _ = sources.routes.set(Arc::clone(&routes));
     let (failed, mut failures) = mpsc::unbounded_channel();
-    let data_path = DataPath {
+    let (public_ip, advertised) = watch::channel(underlay.public_ip);
+    let mut live = Live {
+        netlink: netlink.clone(),
         tun,
-        udp,
-        icmp,
+        underlay: underlay.clone(),
+        device,
+        public_ip,
+        env: SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade },
+        subnet_file: config.subnet_file,
         port: network.port,
         own_subnet: subnet,
         routes: Arc::clone(&routes),
-        counters: Arc::clone(&sources.counters),
+        sources: Arc::clone(&sources),
+        failed,
         offload: config.offload,
     };
-    *started = Some(data_path.start(&failed)?);
+    *started = Some(live.start(udp)?);
 
     health.waiting("listing the leases of other nodes");
     let (own, own_seen) = watch::channel(None);
     let follower = Follower {
         registry: Arc::clone(&registry),
-        table: LeaseTable::new(network.clone(), held.lease),
+        table: LeaseTable::new(network, held.lease),
         routes,
         own,
+        public_ip: advertised.clone(),
         stats: Arc::clone(&sources.follow),
     };
     tasks.spawn(follower.run());
-    tasks.spawn(hold(registry, held, own_seen.clone(), config.renew_margin, Arc::clone(&health)));
+    tasks.spawn(hold(
+        Arc::clone(&registry),
+        held,
+        own_seen.clone(),
+        advertised,
+        config.renew_margin,
+        Arc::clone(&health),
+    ));
 
-    SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: false }.write(&config.subnet_file)?;
-    tracing::info!(path = %config.subnet_file.display(), "subnet file written");
-    tokio::select! {
-        () = announce_ready(own_seen, &health) => {}
-        error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),
+    live.env.write(&live.subnet_file)?;
+    tracing::info!(path = %live.subnet_file.display(), "subnet file written");
+    let (current, mut changes) = watch::channel(underlay);
+    tasks.spawn(follow_underlay(netlink, config.underlay, current));
+    let mut ready = pin!(announce_ready(own_seen, &health).fuse());
+    loop {
+        tokio::select! {
+            () = &mut ready => {}
+            Ok(()) = changes.changed() => {
+                let new = changes.borrow_and_update().clone();
+                if new.address != live.underlay.address {
+                    registry.forget_connections();
+                }
+                live.follow(new, started).await?;
+            }
+            error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),
+        }
     }
-    failures.recv().await.map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn follow_underlay(netlink: Handle, selection: Selection, current: watch::Sender<Underlay>) {
+    if let Err(error) = underlay::follow::follow(netlink, selection, current).await {
+        tracing::warn!(%error, "changes of the underlay are not followed");
+    }
 }
 
 /// Ready means that the routes to other nodes are in place.
@@ -327,8 +429,27 @@ async fn set_up_device(
     Ok(config)
 }
 
-async fn guard_device(netlink: Handle, name: String, config: DeviceConfig) {
-    if let Err(error) = guard::keep(netlink, name, config).await {
+/// Masquerading was asked for, so that it cannot be had ends the start: containers would find no way out. Forwarding
+/// is accepted by default, on machines too that accept it anyway, so there a failure is only told.
+async fn install_filter(
+    config: FilterConfig,
+    network: &Network,
+    subnet: Ipv4Net,
+) -> Result<Filter, FilterError> {
+    let FilterConfig { masquerade, fully_random, forward, .. } = config;
+    let manager = if network.nftables { Manager::Nftables } else { Manager::Iptables };
+    let rules = Rules { network: network.prefix, subnet, masquerade, fully_random, forward };
+    let mut filter = Filter::new(manager, rules);
+    match filter.install().await {
+        Ok(()) => tracing::info!(?manager, masquerade, forward, "packet filter rules set"),
+        Err(error) if masquerade && error.is_missing() => return Err(error),
+        Err(error) => tracing::warn!(%error, "packet filter rules not set, trying on"),
+    }
+    Ok(filter)
+}
+
+async fn guard_device(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) {
+    if let Err(error) = guard::keep(netlink, name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
     }
 }

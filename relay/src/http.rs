@@ -1,8 +1,9 @@
-//! `/healthz`, `/readyz`, `/metrics` and `/routes`.
+//! `/healthz`, `/readyz`, `/metrics`, `/status` and `/routes`.
 //!
 //! The bodies of the first two are flanneld's, so that probes written for it keep working.
 
 mod metrics;
+pub mod status;
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
-use tokio::{net::TcpListener, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 pub use metrics::Sources;
 
@@ -35,13 +40,15 @@ pub struct Health {
 struct State {
     starting: Option<String>,
     lease: Option<String>,
+    /// When the lease was last written, and how long it lives from then.
+    written: Option<(Instant, Option<Duration>)>,
 }
 
 impl Health {
     /// Not ready, for the reason that start-up is at `stage`.
     #[must_use]
     pub fn starting(stage: &str) -> Self {
-        Self { state: Mutex::new(State { starting: Some(stage.to_owned()), lease: None }) }
+        Self { state: Mutex::new(State { starting: Some(stage.to_owned()), lease: None, written: None }) }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -66,6 +73,20 @@ impl Health {
     /// This node holds its lease.
     pub fn lease_held(&self) {
         self.change(|state| state.lease = None);
+    }
+
+    /// This node's lease was written just now, to live for `ttl`.
+    pub fn lease_written(&self, ttl: Option<Duration>) {
+        self.change(|state| state.written = Some((Instant::now(), ttl)));
+    }
+
+    /// This node's lease in time.
+    pub fn lease(&self) -> Option<status::LeaseStatus> {
+        let written = self.state.lock().unwrap_or_else(PoisonError::into_inner).written;
+        written.map(|(at, ttl)| status::LeaseStatus {
+            age_seconds: at.elapsed().as_secs(),
+            ends_in_seconds: ttl.map(|ttl| ttl.saturating_sub(at.elapsed()).as_secs()),
+        })
     }
 
     /// Why the daemon is not ready, if it is not.
@@ -104,21 +125,29 @@ pub async fn serve(listener: TcpListener, sources: Arc<Sources>) {
                 continue;
             }
         };
-        let sources = Arc::clone(&sources);
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri().path(), &sources);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "health check connection");
-            }
-        });
+        serve_connection(stream, &sources);
     }
+}
+
+/// Answers on one connection, by a task of its own.
+pub fn serve_connection<S>(stream: S, sources: &Arc<Sources>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let sources = Arc::clone(sources);
+    tokio::spawn(async move {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = answer(request.method(), request.uri().path(), &sources);
+            async { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(10))
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "status connection");
+        }
+    });
 }
 
 fn answer(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes>> {
@@ -139,13 +168,17 @@ fn answer(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
-        "/routes" => {
-            let mut response = text(StatusCode::OK, sources.routes_json());
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz, /metrics or /routes".into()),
+        "/routes" => json(&sources.routes()),
+        "/status" => json(&sources.status()),
+        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz, /metrics, /status or /routes".into()),
     }
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    // What has no maps and no failing parts always serializes.
+    let mut response = text(StatusCode::OK, serde_json::to_string(value).unwrap_or_default());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

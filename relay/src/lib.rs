@@ -11,6 +11,7 @@
 //! meet in [`datapath::routes::Routes`] and [`datapath::counters::Counters`], nowhere else.
 
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod host;

@@ -26,6 +26,8 @@ pub struct Network {
     pub subnet_max: Ipv4Addr,
     /// UDP port of every node.
     pub port: u16,
+    /// Whether packet filter rules go through nftables instead of iptables.
+    pub nftables: bool,
 }
 
 /// A configuration that cannot be used.
@@ -89,7 +91,8 @@ impl Network {
                 format!("must not be above SubnetMax ({subnet_max})"),
             ));
         }
-        Ok(Self { prefix, subnet_len, subnet_min, subnet_max, port })
+        let nftables = parse_flag(&object, "EnableNFTables", false)?;
+        Ok(Self { prefix, subnet_len, subnet_min, subnet_max, port, nftables })
     }
 
     /// Whether a node may lease this subnet under the present configuration.
@@ -123,16 +126,20 @@ fn check_families(object: &json::Object) -> Result<(), NetworkError> {
         ("EnableIPv4", true, true, "relay carries IPv4"),
         ("EnableIPv6", false, false, "relay carries IPv4 only"),
     ] {
-        let value = match object.get_set(field) {
-            None => default,
-            Some(Value::Bool(value)) => *value,
-            Some(other) => return Err(invalid(field, other, "must be true or false")),
-        };
+        let value = parse_flag(object, field, default)?;
         if value != wanted {
             return Err(NetworkError::Unsupported { field, value: value.to_string(), instead });
         }
     }
     Ok(())
+}
+
+fn parse_flag(object: &json::Object, field: &'static str, default: bool) -> Result<bool, NetworkError> {
+    match object.get_set(field) {
+        None => Ok(default),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => Err(invalid(field, other, "must be true or false")),
+    }
 }
 
 /// The tunnel's port. No backend at all means udp; one without a type is an error, as it is to flannel.

@@ -3,6 +3,8 @@
 //! Source: flannel `main.go` and `pkg/ipmatch/match.go`: `--iface` in order, then `--iface-regex`, then
 //! `--iface-can-reach`; with none of them the address given as `--public-ip`, else the default route's interface.
 
+pub mod follow;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},

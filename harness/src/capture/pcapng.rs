@@ -48,8 +48,8 @@ pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
         let block = EnhancedPacketBlock {
             interface_id: u32::try_from(interface).unwrap_or(u32::MAX),
             timestamp: frame.at,
-            original_len: frame.wire_len,
-            data: Cow::Borrowed(&frame.octets),
+            original_len: frame.wire_len + added_len(frame),
+            data: ethernet(frame),
             options: vec![EnhancedPacketOption::Flags(match frame.direction {
                 Direction::In => 1,
                 Direction::Out => 2,
@@ -60,12 +60,27 @@ pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
     Ok(())
 }
 
-fn interface_block(frame: &Frame) -> InterfaceDescriptionBlock<'static> {
-    let link = match frame.link {
-        Link::Ethernet => DataLink::ETHERNET,
-        Link::Ip => DataLink::RAW,
+/// Length of the header that a frame gets in the file, in octets.
+fn added_len(frame: &Frame) -> u32 {
+    if frame.link == Link::Ip { 14 } else { 0 }
+}
+
+/// A frame with an Ethernet header, of zero addresses where it has none: tcpdump(8) reads only files of one link type.
+fn ethernet(frame: &Frame) -> Cow<'_, [u8]> {
+    let ether_type: [u8; 2] = match (frame.link, frame.octets.first().map(|first| first >> 4)) {
+        (Link::Ethernet, _) => return Cow::Borrowed(&frame.octets),
+        (Link::Ip, Some(6)) => [0x86, 0xdd],
+        (Link::Ip, _) => [0x08, 0x00],
     };
-    let mut block = InterfaceDescriptionBlock::new(link, 0);
+    Cow::Owned([&[0; 12][..], &ether_type, &frame.octets].concat())
+}
+
+fn interface_block(frame: &Frame) -> InterfaceDescriptionBlock<'static> {
+    let mut block = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
+    if frame.link == Link::Ip {
+        let note = "a TUN device: the Ethernet header is the recording's, not the wire's";
+        block.options.push(InterfaceDescriptionOption::IfDescription(Cow::Borrowed(note)));
+    }
     let name = format!("{}/{}", frame.point.host, frame.point.interface);
     block.options.push(InterfaceDescriptionOption::IfName(Cow::Owned(name)));
     block.options.push(InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO));

@@ -1,14 +1,14 @@
 //! `harness run`: cases side by side, with progress while they run and a summary when they have.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use owo_colors::{OwoColorize, Stream};
 
-use super::{FAILED, Run, SUCCESS, Usage, discover, timings};
+use super::{FAILED, Run, SUCCESS, Usage, discover, say, say_part, timings};
 use crate::case::{self, Event, Outcome, Verdict};
 use crate::flow;
 use crate::lab::Workshop;
@@ -39,6 +39,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let jobs = run.jobs.unwrap_or(cores).clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.parts.workshop()?;
+    say!("{} cases, etcd as {} ({})", found.len(), workshop.etcd, workshop.reason);
     let start = Instant::now();
     let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
     let screen = Mutex::new(Screen {
@@ -69,7 +70,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
         )?;
     }
     for text in &varied {
-        println!("{text}");
+        say!("{text}");
     }
     Ok(summary(&all, varied.len(), start.elapsed()))
 }
@@ -124,15 +125,13 @@ impl Screen {
         let doing = self.doing.iter().map(|(name, doing)| format!("{name}: {doing}"));
         let line: String =
             doing.collect::<Vec<_>>().join("   ").chars().take(columns.saturating_sub(1)).collect();
-        print!("\r\x1b[2K{}", line.dimmed());
-        let _ = std::io::stdout().flush();
+        say_part!("\r\x1b[2K{}", line.dimmed());
         self.drawn = true;
     }
 
     fn clear(&mut self) {
         if self.drawn {
-            print!("\r\x1b[2K");
-            let _ = std::io::stdout().flush();
+            say_part!("\r\x1b[2K");
             self.drawn = false;
         }
     }
@@ -150,19 +149,14 @@ impl Screen {
         };
         let again =
             if case.outcome.repeated { "  (ran again: the first recording was incomplete)" } else { "" };
-        println!(
-            "{:<width$}  {word}  {:.2} s{again}",
-            case.name,
-            case.took.as_secs_f64(),
-            width = self.width
-        );
+        say!("{:<width$}  {word}  {:.2} s{again}", case.name, case.took.as_secs_f64(), width = self.width);
         if self.verbose && !case.outcome.text.is_empty() {
-            println!("{}", indent(&coloured(&case.outcome.text)));
+            say!("{}", indent(&coloured(&case.outcome.text)));
         }
         match &case.outcome.verdict {
             Verdict::Passed => {}
             Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
-                println!("{}", indent(&coloured(why)));
+                say!("{}", indent(&coloured(why)));
             }
         }
         self.draw();
@@ -186,9 +180,8 @@ fn summary(all: &[Ended], varied: usize, took: Duration) -> u8 {
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let failed = all.len() - passed - inconclusive;
     let bad = failed + inconclusive + varied;
-    println!();
     for case in all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)) {
-        println!("  {}", case.name);
+        say!("  {}", case.name);
     }
     let mut line = format!("{passed} passed, {failed} failed");
     if inconclusive > 0 {
@@ -197,7 +190,7 @@ fn summary(all: &[Ended], varied: usize, took: Duration) -> u8 {
     if varied > 0 {
         line += &format!(", {varied} varied");
     }
-    println!("{line}  in {:.1} s", took.as_secs_f64());
+    say!("{line}  in {:.1} s", took.as_secs_f64());
     if bad == 0 { SUCCESS } else { FAILED }
 }
 

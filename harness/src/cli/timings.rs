@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Usage;
+use super::{Usage, say};
 use crate::etcd::Kind;
 use crate::lab::{Lab, Workshop};
 use crate::topology::Topology;
@@ -12,25 +12,25 @@ const ROUNDS: usize = 10;
 
 /// Prints what a lab of two nodes costs with each kind of etcd, and each case, the slowest first.
 pub(super) fn print(workshop: &Workshop, cases: &[(&str, Duration)]) -> Result<(), Usage> {
-    println!("\ntwo nodes with a container each, up and down, median of {ROUNDS}");
+    say!("\ntwo nodes with a container each, up and down, median of {ROUNDS}");
     let topology = Topology::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let wired = runtime.block_on(median(async || wired(workshop, &topology).await))?;
-    println!("  {:>8.1} ms  without etcd and relays", milliseconds(wired));
+    say!("  {:>8.1} ms  without etcd and relays", milliseconds(wired));
     for (kind, name) in [(Kind::Process, "etcd as a process"), (Kind::Container, "etcd as a container")] {
         let workshop = Workshop { etcd: kind, ..workshop.clone() };
         match runtime.block_on(median(async || built(&workshop, &topology).await)) {
-            Ok(took) => println!("  {:>8.1} ms  with {name} and relays", milliseconds(took)),
+            Ok(took) => say!("  {:>8.1} ms  with {name} and relays", milliseconds(took)),
             Err(Usage(why)) => {
-                println!("         -     with {name}: {}", why.lines().next().unwrap_or_default())
+                say!("         -     with {name}: {}", why.lines().next().unwrap_or_default())
             }
         }
     }
     let mut cases = cases.to_vec();
     cases.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
-    println!("cases, the slowest first");
+    say!("cases, the slowest first");
     for (name, took) in cases {
-        println!("  {:>8.1} ms  {name}", milliseconds(took));
+        say!("  {:>8.1} ms  {name}", milliseconds(took));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{FAILED, Parts, SUCCESS, Usage};
+use super::{FAILED, Parts, SUCCESS, Usage, say};
 use crate::case;
 use crate::lab::Lab;
 use crate::sandbox::Sandbox;
@@ -32,9 +32,9 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
             _ = interrupt.recv() => return Ok(FAILED),
             _ = terminate.recv() => return Ok(FAILED),
         };
-        println!("{}", lab.drawing());
-        println!("{}", ways_in(&workshop.sandbox, &lab));
-        println!("Ctrl-C ends it.");
+        say!("{}", lab.drawing());
+        say!("{}", ways_in(&workshop.sandbox, &lab));
+        say!("Ctrl-C ends it.");
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

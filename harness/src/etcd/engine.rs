@@ -8,7 +8,7 @@ use testcontainers::core::client::docker_client_instance;
 use super::Error;
 
 /// How long the engine may take to answer before it counts as absent.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A container engine that answers, on this machine.
 #[derive(Debug, Clone)]

@@ -20,7 +20,11 @@ pub struct Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
-        writeln!(f, "{}: expected {}, got {}", self.place, told(&self.expected), told(&self.actual))?;
+        // A line that is there and has no such field says that nothing changed at that hop.
+        let both = self.expected_line.is_some() && self.actual_line.is_some();
+        let part =
+            |part: &Option<String>| if both && part.is_none() { "no change".to_owned() } else { told(part) };
+        writeln!(f, "{}: expected {}, got {}", self.place, part(&self.expected), part(&self.actual))?;
         for line in &self.before {
             writeln!(f, "            {line}")?;
         }

@@ -144,6 +144,16 @@ impl Journey {
         for (flow, verdict) in flows.iter_mut().zip(verdicts) {
             flow.verdict = verdict;
         }
+        // A node that sends to itself uses no interface of interest; its own socket is witness enough.
+        for answer in &observation.answers {
+            if let Answer::Error { kind, .. } = answer
+                && !flows
+                    .iter()
+                    .any(|flow| matches!(flow.part, Part::Error { kind: seen, .. } if seen == *kind))
+            {
+                discount(&mut unseen, &observation.probe.from, *kind);
+            }
+        }
         unseen.retain(|sent| sent.count > 0);
         Self {
             probe: observation.probe.clone(),

@@ -70,6 +70,12 @@ impl Map {
         self.addresses.get(&address)?.first().map(|place| place.host.as_str())
     }
 
+    /// Whether a host has an address, or is one of several that have it one after the other.
+    #[must_use]
+    pub fn has(&self, host: &str, address: Ipv4Addr) -> bool {
+        self.addresses.get(&address).is_some_and(|places| places.iter().any(|place| place.host == host))
+    }
+
     /// How an address is printed: by name, or in numbers if nobody has it.
     #[must_use]
     pub fn label(&self, address: Ipv4Addr) -> String {

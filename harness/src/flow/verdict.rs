@@ -95,7 +95,7 @@ impl std::fmt::Display for Verdict {
                 }
                 write!(f, ": {}", fault.as_deref().unwrap_or("unexplained"))
             }
-            Self::Failed { error } => write!(f, "failed at the sender: {error}"),
+            Self::Failed { error } => write!(f, "rejected at the sender itself: {error}"),
             Self::NotSent { why } => write!(f, "not sent: {why}"),
         }
     }
@@ -163,9 +163,8 @@ impl<'a> Ledger<'a> {
         {
             return End::Dropped { host: host.to_owned(), place, reason };
         }
-        let owner = map.host_of(packet.destination);
         let arrived = last.direction == Direction::In && !last.encapsulated();
-        if arrived && owner == Some(host) {
+        if arrived && map.has(host, packet.destination) {
             return End::Reached { host: host.to_owned() };
         }
         let ahead = self.ahead(map, last);

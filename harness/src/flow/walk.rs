@@ -110,8 +110,7 @@ fn are_neighbours(map: &Map, one: &Hop, other: &Hop) -> bool {
 
 /// 0 if the host that has the packet is the one that it is for, else 1: a bridge floods what it has not learnt.
 fn misdelivered(map: &Map, hop: &Hop) -> u8 {
-    let owner = hop.first().and_then(|packet| map.host_of(packet.destination));
-    u8::from(owner != Some(hop.point.host.as_str()))
+    u8::from(!hop.first().is_some_and(|packet| map.has(&hop.point.host, packet.destination)))
 }
 
 /// Whether a packet that a bridge hands to its node is for a container on that bridge.
@@ -124,7 +123,7 @@ fn across(map: &Map, last: &Hop, next: &Hop) -> Option<u8> {
     let (sent, seen) = (last.first()?, next.first()?);
     let owner = map.host_of(sent.destination);
     if sent.destination == seen.destination {
-        return Some(if owner == Some(next.point.host.as_str()) { 0 } else { 2 });
+        return Some(if map.has(&next.point.host, sent.destination) { 0 } else { 2 });
     }
     // Translated on the way: only an address that no host has itself.
     owner.is_none().then_some(3)

@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use super::{Error, INTERFACE, Lab};
 use crate::capture::frame::Direction;
-use crate::overlay::{Counters, Way};
+use crate::overlay::{self, Counters, Way};
 use crate::wait;
 
 /// For the last packets in flight to be forwarded, or dropped, by every daemon.
-const QUIET_WITHIN: Duration = Duration::from_secs(2);
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a node's interfaces and kernel had counted when its daemon was started.
-pub(super) type Baseline = Seen;
+/// From where a daemon and its node's interfaces are compared: when it was started, or when they last disagreed, so that
+/// one missing packet is told once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Baseline {
+    seen: Seen,
+    counters: Counters,
+}
 
 /// What a node's interfaces and kernel counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+struct Seen {
     to_device: u64,
     from_device: u64,
     datagrams_out: u64,
@@ -41,17 +46,18 @@ impl Lab {
     /// What a probe caused is then all recorded: nothing is under way any more.
     ///
     /// # Errors
-    /// When a daemon cannot be asked. The inner [`Breach`] is a verdict on the overlay: after two seconds packets
+    /// When a daemon cannot be asked. The inner [`Breach`] is a verdict on the overlay: after five seconds packets
     /// are still missing.
     pub async fn quiet(&mut self) -> Result<Result<Vec<(String, Counters)>, Breach>, Error> {
+        self.expect_running()?;
         let mut all = Vec::new();
         for (node, daemon) in &self.daemons {
             let Some(attachment) = self.attachments.get(node) else { continue };
-            let baseline = self.baselines.get(node).copied().unwrap_or_default();
+            let baseline = self.baselines.get(node).cloned().unwrap_or_default();
             let mut last = Breach { node: node.clone(), what: String::new() };
             let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
                 let seen = match self.seen(node, &attachment.device) {
-                    Ok(seen) => seen.since(baseline),
+                    Ok(seen) => seen.since(baseline.seen),
                     Err(error) => return Ok(Err(error)),
                 };
                 let counters = match daemon.counters().await {
@@ -59,7 +65,7 @@ impl Lab {
                     Ok(None) => return Ok(Ok(None)),
                     Err(error) => return Ok(Err(error.into())),
                 };
-                match disagreement(&counters, &seen) {
+                match disagreement(&counters, &baseline.counters, &seen) {
                     None => Ok(Ok(Some(counters))),
                     Some(what) => {
                         last.what.clone_from(&what);
@@ -71,10 +77,26 @@ impl Lab {
                 Ok(Ok(Some(counters))) => all.push((node.clone(), counters)),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Ok(Err(last)),
+                Err(_) => {
+                    let seen = self.seen(node, &attachment.device)?;
+                    let counters = daemon.counters().await?.unwrap_or_default();
+                    self.baselines.insert(node.clone(), Baseline { seen, counters });
+                    return Ok(Err(last));
+                }
             }
         }
         Ok(Ok(all))
+    }
+
+    /// Fails if a daemon has ended that no step has ended.
+    fn expect_running(&mut self) -> Result<(), Error> {
+        for (node, daemon) in &mut self.daemons {
+            if let Some(status) = daemon.exited() {
+                let (node, log) = (node.clone(), daemon.log_tail(20));
+                return Err(overlay::Error::Exited { node, status, when: "while the case ran", log }.into());
+            }
+        }
+        Ok(())
     }
 
     /// The counters of every daemon that has such, as they are now.
@@ -92,7 +114,7 @@ impl Lab {
     /// What a node's interfaces and kernel have counted so far.
     pub(super) fn baseline(&self, node: &str) -> Result<Baseline, Error> {
         let device = self.attachments.get(node).map_or("", |attachment| &attachment.device);
-        self.seen(node, device)
+        Ok(Baseline { seen: self.seen(node, device)?, counters: Counters::default() })
     }
 
     fn seen(&self, node: &str, device: &str) -> Result<Seen, Error> {
@@ -124,11 +146,32 @@ impl Seen {
     }
 }
 
+/// A daemon's totals since a baseline.
+struct Totals {
+    device_read: u64,
+    sent: u64,
+    received: u64,
+    device_written: u64,
+}
+
+impl Totals {
+    fn since(now: &Counters, before: &Counters) -> Self {
+        Self {
+            device_read: now.device_read.saturating_sub(before.device_read),
+            sent: now.sent.saturating_sub(before.sent),
+            received: now.received.saturating_sub(before.received),
+            device_written: now.device_written.saturating_sub(before.device_written),
+        }
+    }
+}
+
 /// The first equation between a daemon's counters and its interfaces that does not hold.
-fn disagreement(counters: &Counters, seen: &Seen) -> Option<String> {
+fn disagreement(counters: &Counters, before: &Counters, seen: &Seen) -> Option<String> {
+    let dropped = |way| counters.dropped(way).saturating_sub(before.dropped(way));
+    let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
+    let counters = Totals::since(counters, before);
     // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them.
     let kept = seen.datagrams_in.saturating_sub(counters.received).min(seen.undeliverable);
-    let (outbound, inbound) = (counters.dropped(Way::Outbound), counters.dropped(Way::Inbound));
     let equations = [
         ("packets sent to its device", seen.to_device, "packets that it read", counters.device_read),
         ("datagrams received by eth0", seen.datagrams_in, "those it received", counters.received + kept),

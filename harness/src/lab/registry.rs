@@ -13,7 +13,7 @@ use crate::topology::Topology;
 use crate::wait;
 
 /// From a change in etcd to its effect in every daemon.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// A lease as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +192,8 @@ impl Lab {
         let cluster =
             self.etcd.as_mut().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })?;
         let member = cluster.member(name)?;
-        Ok(if up { member.start().await? } else { member.stop().await? })
+        let done = if up { member.start().await } else { member.stop().await };
+        Ok(done?)
     }
 }
 

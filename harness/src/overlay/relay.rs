@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -27,11 +27,11 @@ use crate::wait;
 /// Where the daemon serves `/readyz` and `/metrics`, in its node's namespace.
 const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8286);
 /// From start to ready.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(20);
 /// From SIGTERM to the end.
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 /// One request to the daemon's status server.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The `relay` daemon as an overlay.
 #[derive(Debug, Clone)]
@@ -46,7 +46,24 @@ impl Relay {
     }
 }
 
+/// What all TUN devices are made with.
+const TUN: &str = "/dev/net/tun";
+
 impl Overlay for Relay {
+    fn check_machine(&self) -> Result<(), Error> {
+        let opened = File::options().read(true).write(true).open(TUN);
+        opened.map(drop).map_err(|source| {
+            let remedy = match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "This user may not open it; `sudo chmod 0666 /dev/net/tun` allows what udev allows on most \
+                     machines: opening it gives no right over any network but one's own."
+                }
+                _ => "The kernel has no TUN driver loaded: `sudo modprobe tun`, or give the container the device.",
+            };
+            Error::Tun { path: TUN, source, remedy }
+        })
+    }
+
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>> {
         async move { Ok(Box::new(Running::start(&self.program, site).await?) as Box<dyn Daemon>) }
             .boxed_local()
@@ -243,6 +260,9 @@ impl Daemon for Running {
     fn log_tail(&self, lines: usize) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
+        if all.is_empty() {
+            return "(it wrote nothing)".to_owned();
+        }
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }

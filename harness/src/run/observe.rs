@@ -8,9 +8,11 @@ use crate::flow::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Journey, Observa
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
 
-/// How long a probe of which nothing is heard is waited for. Only what fails a case, or a fault that the case is
-/// about, takes as long.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// How long a probe of which nothing is heard is waited for, on a machine that may have much else to do. Only what fails
+/// a case takes as long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// The same while something is broken on purpose, and silence is likely what the case is about.
+const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
 /// How long to wait for an answer before the daemons are asked whether they dropped it.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 
@@ -77,7 +79,8 @@ impl Runner<'_> {
             }
         };
         tokio::pin!(arrival);
-        while start.elapsed() < ANSWERED_WITHIN {
+        let within = if self.faults().is_empty() { ANSWERED_WITHIN } else { ANSWERED_WITHIN_A_FAULT };
+        while start.elapsed() < within {
             tokio::select! {
                 answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
                     Ok(answer) => return Ok(Some(answer?)),

@@ -44,11 +44,11 @@ impl Runner<'_> {
             Step::StopEtcd(etcd) => self.lab.set_member(etcd.member(), false).await?,
             Step::Link(link) => {
                 let up = link.state == LinkState::Up;
-                self.lab.set_link(&link.host, up).await?;
                 self.down.retain(|host| *host != *link.host);
                 if !up {
                     self.down.push(link.host.to_string());
                 }
+                self.lab.set_link(&link.host, up, &self.down).await?;
             }
             Step::WaitRoute(wait) => self.wait_route(wait).await?,
             Step::Leases(_) => self.leases().await?,

@@ -14,7 +14,7 @@ use crate::suite::{Step, Stream};
 /// The least number of probes that precede the first inner step, and that follow the last one.
 const MARGIN: u32 = 5;
 /// For the last replies to arrive.
-const LAST_REPLY_WITHIN: Duration = Duration::from_secs(1);
+const LAST_REPLY_WITHIN: Duration = Duration::from_secs(5);
 /// A stream ends by itself after as many probes, whatever its steps do.
 const MAX_PROBES: u32 = 20_000;
 

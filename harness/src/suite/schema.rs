@@ -136,6 +136,14 @@ pub fn steps_reference() -> String {
     text
 }
 
+/// A reference of the lab's keys, as a Markdown table.
+pub fn lab_reference() -> String {
+    let lab = resolve(&SCHEMA["properties"]["lab"]);
+    let rows = lab["properties"].as_object().into_iter().flatten();
+    let rows = rows.map(|(key, property)| row(key, property, lab) + "\n");
+    "| key | takes | default | |\n|-|-|-|-|\n".to_owned() + &rows.collect::<String>()
+}
+
 /// A line of the table of a step's keys.
 fn row(key: &str, property: &Value, step: &Value) -> String {
     let required =
@@ -169,6 +177,15 @@ mod tests {
         let path = suites().join("suite.schema.json");
         let stored: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert!(stored == schema(), "it is not: run `harness schema > suites/suite.schema.json`");
+    }
+
+    #[test]
+    fn the_documentation_has_every_key_as_it_is() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/suites.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let lost = |reference: String| reference.lines().find(|line| !text.contains(line)).map(str::to_owned);
+        assert_eq!(lost(lab_reference()), None, "paste the output of `harness schema --markdown`");
+        assert_eq!(lost(steps_reference()), None, "paste the output of `harness schema --markdown`");
     }
 
     #[test]

@@ -31,15 +31,6 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 /// flanneld's flags that have no effect here: with a value that asks for nothing they are taken, else declined.
 const UNSUPPORTED: &[(&str, &[&str], &str)] = &[
     ("public-ipv6", &[""], "relay carries IPv4 only"),
-    ("ip-masq", FALSE, "relay installs no packet filter rules"),
-    ("ip-masq-fully-random-disable", FALSE, "relay installs no packet filter rules"),
-    ("iptables-resync", &["5"], "relay installs no packet filter rules"),
-    (
-        "iptables-forward-rules",
-        FALSE,
-        "relay installs no packet filter rules: accept forwarded packets yourself and say =false",
-    ),
-    ("ip-blackhole-route", FALSE, "relay installs no blackhole route"),
     ("kube-subnet-mgr", FALSE, "relay leases from etcd"),
     ("kube-api-url", &[""], "relay leases from etcd"),
     ("kube-annotation-prefix", &["flannel.alpha.coreos.com"], "relay leases from etcd"),

@@ -34,10 +34,15 @@ fn defaults_are_flanneld_s() {
     let options = parse(&[]).unwrap();
     assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     let config = options.into_config();
-    assert_eq!(config.etcd.prefix, "/coreos.com/network");
+    let RegistryOptions::Etcd(etcd) = config.registry else { panic!("{:?}", config.registry) };
+    assert_eq!(etcd.prefix, "/coreos.com/network");
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!(config.healthz, None);
+    let resync = Duration::from_secs(5);
+    let filter = daemon::FilterConfig { masquerade: false, fully_random: true, forward: true, resync };
+    assert_eq!(config.filter, filter);
+    assert!(!config.blackhole_route);
     assert_eq!(config.underlay.public_ip, None);
 }
 
@@ -55,7 +60,10 @@ fn values_out_of_range_are_refused() {
         ["--subnet-lease-renew-margin=1440"],
         ["--public-ip=fd00::1"],
         ["--healthz-port=65536"],
-        ["--etcd-endpoints=https://10.0.0.1:2379"],
+        ["--iptables-resync=0"],
+        ["--etcd-endpoints=unix:///run/etcd"],
+        ["--registry=file:"],
+        ["--registry=consul"],
         ["--no-such-flag"],
     ] {
         assert!(parse(&arguments).is_err(), "{arguments:?}");
@@ -64,14 +72,9 @@ fn values_out_of_range_are_refused() {
 
 #[test]
 fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
-    for arguments in [
-        &["--kube-subnet-mgr"][..],
-        &["-kube-api-url", "http://10.0.0.1"],
-        &["--ip-masq"],
-        &["--ip-masq=true"],
-        &["--iptables-forward-rules"],
-        &["--public-ipv6=fd00::1"],
-    ] {
+    for arguments in
+        [&["--kube-subnet-mgr"][..], &["-kube-api-url", "http://10.0.0.1"], &["--public-ipv6=fd00::1"]]
+    {
         let message = parse(arguments).unwrap_err();
         assert!(message.contains("is not supported"), "{message}");
     }
@@ -79,20 +82,48 @@ fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
 
 #[test]
 fn a_flag_that_asks_for_nothing_is_taken() {
-    parse(&[
-        "--ip-masq=false",
-        "-iptables-forward-rules=false",
-        "--kube-subnet-mgr=0",
-        "--iptables-resync",
-        "5",
-    ])
-    .unwrap();
+    parse(&["--kube-subnet-mgr=0", "-net-config-path", "/etc/kube-flannel/net-conf.json"]).unwrap();
 }
 
 #[test]
 fn an_unsupported_variable_of_the_environment_is_declined_by_name() {
-    let environment = |name: &str| (name == "FLANNELD_IP_MASQ").then(|| "true".to_owned());
+    let environment = |name: &str| (name == "FLANNELD_KUBE_SUBNET_MGR").then(|| "true".to_owned());
     let message = go_flags::unsupported(&[], environment).unwrap();
-    assert!(message.starts_with("FLANNELD_IP_MASQ is not supported"), "{message}");
+    assert!(message.starts_with("FLANNELD_KUBE_SUBNET_MGR is not supported"), "{message}");
     assert_eq!(go_flags::unsupported(&[], |_| Some(String::new())), None);
+}
+
+#[test]
+fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
+    let options = parse(&[
+        "-ip-masq",
+        "--ip-masq-fully-random-disable=true",
+        "--iptables-forward-rules=false",
+        "-iptables-resync",
+        "7",
+        "-ip-blackhole-route",
+    ]);
+    let config = options.unwrap().into_config();
+    let resync = Duration::from_secs(7);
+    let filter = daemon::FilterConfig { masquerade: true, fully_random: false, forward: false, resync };
+    assert_eq!(config.filter, filter);
+    assert!(config.blackhole_route);
+}
+
+#[test]
+fn the_registry_is_etcd_or_a_file() {
+    let registry = parse(&["-registry", "file:/etc/relay.toml"]).unwrap().into_config().registry;
+    assert!(matches!(registry, RegistryOptions::File(path) if *path == *"/etc/relay.toml"));
+}
+
+#[test]
+fn an_authority_is_used_alone_and_a_certificate_with_its_key_only() {
+    let tls = |arguments: &[&str]| match parse(arguments).unwrap().into_config().registry {
+        RegistryOptions::Etcd(etcd) => etcd.tls,
+        RegistryOptions::File(path) => panic!("{path:?}"),
+    };
+    let alone = tls(&["--etcd-endpoints=https://10.0.0.1:2379", "--etcd-cafile=/ca", "--etcd-certfile=/crt"]);
+    assert_eq!(alone, TlsFiles { authority: Some("/ca".into()), identity: None });
+    let both = tls(&["--etcd-certfile=/crt", "--etcd-keyfile=/key"]);
+    assert_eq!(both, TlsFiles { authority: None, identity: Some(("/crt".into(), "/key".into())) });
 }

@@ -59,7 +59,7 @@ pub enum DataPathError {
 #[derive(Debug)]
 pub struct DataPath {
     /// The device.
-    pub tun: Tun,
+    pub tun: Arc<Tun>,
     /// The tunnel's socket, bound to the underlay address and the port.
     pub udp: UdpSocket,
     /// The socket for ICMP errors.
@@ -76,7 +76,7 @@ pub struct DataPath {
     pub offload: Offload,
 }
 
-/// The running threads. The device disappears when they have ended.
+/// The running threads. The device disappears when they have ended and nobody else holds it.
 #[derive(Debug)]
 pub struct Running {
     stop: Arc<AtomicBool>,

@@ -18,26 +18,27 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use super::device::{self, DeviceConfig};
 
 /// Between a change and the look at its outcome; also keeps a quarrel with another program slow.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Watches until the future is dropped. A device that was set down is left down; deleting it ends the data path.
+/// Keeps the device as `wanted` until the future is dropped. A device that was set down is left down; deleting it ends the data path.
 ///
 /// # Errors
 /// The netlink socket cannot be opened.
-pub async fn keep(netlink: Handle, name: String, config: DeviceConfig) -> io::Result<()> {
+pub async fn keep(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<()> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr];
     let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
     let watch = async {
         while let Some((message, _)) = messages.next().await {
-            if !concerns(&message, &config) {
+            if !concerns(&message, &wanted.borrow()) {
                 continue;
             }
             sleep(SETTLE).await;
+            let config = *wanted.borrow();
             while let Some(Some(_)) = messages.next().now_or_never() {}
             match missing(&netlink, &config).await {
                 Ok(None) => {}

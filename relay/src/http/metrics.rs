@@ -2,13 +2,17 @@
 
 use std::{
     fmt::{Display, Write},
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
-use super::Health;
+use super::{
+    Health,
+    status::{Node, RegistryStatus, Route, Status, Way},
+};
 use crate::{
     datapath::{
-        counters::{Bulk, Counters, DropReason, ICMP_TYPES, IcmpSuppressed},
+        counters::{Bulk, Counters, Direction, DropReason, ICMP_TYPES, IcmpSuppressed},
         routes::Routes,
     },
     registry::follow::FollowStats,
@@ -25,21 +29,61 @@ pub struct Sources {
     pub follow: Arc<FollowStats>,
     /// The route table, once the network is known.
     pub routes: OnceLock<Arc<Routes>>,
+    /// This node's part of the overlay, once it has one.
+    pub node: Mutex<Option<Node>>,
+    started: Instant,
 }
 
 impl Sources {
     /// All counts zero and no routes yet.
     #[must_use]
     pub fn new(health: Arc<Health>) -> Self {
-        Self { health, counters: Arc::default(), follow: Arc::default(), routes: OnceLock::new() }
+        Self {
+            health,
+            counters: Arc::default(),
+            follow: Arc::default(),
+            routes: OnceLock::new(),
+            node: Mutex::default(),
+            started: Instant::now(),
+        }
     }
 
-    /// The route table as a JSON array of `{"subnet":"10.5.2.0/24","public_ip":"192.0.2.2"}`, in order of subnet.
+    /// The route table, in order of subnet.
     #[must_use]
-    pub fn routes_json(&self) -> String {
+    pub fn routes(&self) -> Vec<Route> {
         let routes = self.routes.get().map(|routes| routes.list()).unwrap_or_default();
-        let entry = |(subnet, node)| serde_json::json!({ "subnet": subnet, "public_ip": node });
-        serde_json::Value::Array(routes.into_iter().map(entry).collect()).to_string()
+        routes.into_iter().map(|(subnet, public_ip)| Route { subnet, public_ip }).collect()
+    }
+
+    /// The daemon's state.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let routes = self.routes.get();
+        let way = |direction: &Direction, reasons: &[DropReason]| Way {
+            packets_in: direction.packets_in.get(),
+            packets_out: direction.packets_out.get(),
+            drops: reasons
+                .iter()
+                .map(|reason| (reason.name().to_owned(), direction.drops(*reason)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            not_ready: self.health.not_ready(),
+            node: self.node.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            lease: self.health.lease(),
+            registry: RegistryStatus {
+                connected: self.follow.connected.load(Relaxed),
+                revision: routes.map_or(0, |routes| routes.revision()),
+                reconnects: self.follow.reconnects.load(Relaxed),
+                skipped: self.follow.skipped.load(Relaxed),
+            },
+            routes: routes.map_or(0, |routes| routes.len()),
+            outbound: way(&self.counters.outbound, DropReason::OUTBOUND),
+            inbound: way(&self.counters.inbound, DropReason::INBOUND),
+        }
     }
 
     /// All metrics as text.
@@ -123,6 +167,14 @@ impl Sources {
             ("skipped", "Registry entries that could not be used.", &self.follow.skipped),
         ] {
             page.single(&format!("relay_registry_{name}_total"), "counter", help, count.load(Relaxed));
+        }
+        if let Some(lease) = self.health.lease() {
+            let age = "Seconds since this node's lease was written.";
+            page.single("relay_lease_age_seconds", "gauge", age, lease.age_seconds);
+            if let Some(left) = lease.ends_in_seconds {
+                let help = "Seconds until this node's lease ends unless renewed.";
+                page.single("relay_lease_ends_in_seconds", "gauge", help, left);
+            }
         }
         let ready = u8::from(self.health.not_ready().is_none());
         page.single("relay_ready", "gauge", "Whether the daemon is ready.", ready);

@@ -25,8 +25,15 @@ fn the_shortest_config_gets_flannels_defaults() {
             subnet_min: Ipv4Addr::new(10, 5, 1, 0),
             subnet_max: Ipv4Addr::new(10, 5, 255, 0),
             port: 8285,
+            nftables: false,
         }
     );
+}
+
+#[test]
+fn nftables_is_chosen_by_a_boolean() {
+    assert!(parse(r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#).unwrap().nftables);
+    assert_eq!(field_of(r#"{"Network":"10.5.0.0/16","enablenftables":"yes"}"#), "EnableNFTables");
 }
 
 #[test]

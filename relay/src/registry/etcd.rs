@@ -4,8 +4,9 @@
 //! leader, so that a member cut off from the others ends it instead of serving the past.
 
 mod endpoints;
+mod tls;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use endpoints::{Endpoints, cause};
 use etcd_client::{
@@ -13,8 +14,9 @@ use etcd_client::{
     LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
     WatchOptions, WatchStream,
 };
+pub use tls::TlsFiles;
 
-use super::{Batch, Entry, Event, LEASE_TTL, Registry, RegistryError, Snapshot, Watch, WatchError, Written};
+use super::{Batch, Entry, Event, Registry, RegistryError, Snapshot, Watch, WatchError, Written};
 use crate::lease;
 
 /// Where etcd is and how to speak to it.
@@ -26,11 +28,16 @@ pub struct EtcdOptions {
     pub prefix: String,
     /// Name and password.
     pub user: Option<(String, String)>,
+    /// For endpoints that are not `http://`.
+    pub tls: TlsFiles,
+    /// How long a lease lives when it is not renewed; etcd lengthens less than about 2 s.
+    pub ttl: Duration,
 }
 
 /// The registry in etcd.
 pub struct Etcd {
     prefix: String,
+    ttl: Duration,
     endpoints: Arc<Endpoints>,
 }
 
@@ -39,7 +46,12 @@ impl Etcd {
     #[must_use]
     pub fn new(options: EtcdOptions) -> Self {
         let prefix = clean_path(&options.prefix);
-        Self { prefix, endpoints: Arc::new(Endpoints::new(options.endpoints, options.user)) }
+        let ttl = options.ttl;
+        Self {
+            prefix,
+            ttl,
+            endpoints: Arc::new(Endpoints::new(options.endpoints, options.user, options.tls)),
+        }
     }
 
     fn subnets(&self) -> String {
@@ -51,7 +63,7 @@ impl Etcd {
     }
 
     async fn grant(&self) -> Result<i64, RegistryError> {
-        let ttl = LEASE_TTL.as_secs().cast_signed();
+        let ttl = self.ttl.as_secs().cast_signed();
         let grant = |mut client: Client| async move { client.lease_grant(ttl, None).await };
         Ok(self.endpoints.call("granting an etcd lease", grant).await?.id())
     }
@@ -100,7 +112,7 @@ impl Etcd {
             TxnOpResponse::Put(mut put) => put.take_prev_key(),
             _ => None,
         });
-        Ok((Written { mod_revision, ttl: expires.then_some(LEASE_TTL) }, previous))
+        Ok((Written { mod_revision, ttl: expires.then_some(self.ttl) }, previous))
     }
 
     async fn commit(&self, doing: &'static str, txn: Txn) -> Result<TxnResponse, RegistryError> {
@@ -172,6 +184,10 @@ impl Registry for Etcd {
             self.release(old).await;
         }
         Ok(written)
+    }
+
+    fn forget_connections(&self) {
+        self.endpoints.forget();
     }
 
     async fn delete(&self, key: &str, mod_revision: i64) -> Result<(), RegistryError> {

@@ -3,6 +3,7 @@
 //! Whatever happens to the registry, the routes stay as they were last known until it says otherwise.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -52,6 +53,8 @@ pub struct Follower<R> {
     pub routes: Arc<Routes>,
     /// Told of this node's own lease after every change; none before the first list.
     pub own: watch::Sender<Option<OwnLease>>,
+    /// The address of this node.
+    pub public_ip: watch::Receiver<Ipv4Addr>,
     /// How it fares.
     pub stats: Arc<FollowStats>,
 }
@@ -108,7 +111,18 @@ impl<R: Registry> Follower<R> {
             Err(error) => return error,
         };
         loop {
-            let batch = match stream.next().await {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = changed(&mut self.public_ip) => {
+                    let public_ip = *self.public_ip.borrow_and_update();
+                    let folded = self.table.set_public_ip(public_ip);
+                    self.publish(&folded);
+                    let cause = "this node has another address".into();
+                    let doing = "watching the leases";
+                    return RegistryError::Unavailable { doing, cause }.into();
+                }
+            };
+            let batch = match next {
                 Ok(batch) => batch,
                 Err(error) => return error,
             };
@@ -150,11 +164,17 @@ impl<R: Registry> Follower<R> {
     }
 }
 
+/// Waits for a change, for ever when there can be none.
+async fn changed<T>(value: &mut watch::Receiver<T>) {
+    if value.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{lease::Lease, network::Network, registry::memory::Memory};
-    use std::net::Ipv4Addr;
 
     const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
     const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
@@ -179,6 +199,7 @@ mod tests {
                 table: LeaseTable::new(network, own),
                 routes: Arc::clone(&routes),
                 own: sender,
+                public_ip: watch::channel(own.public_ip).1,
                 stats: Arc::clone(&stats),
             };
             tokio::spawn(follower.run());

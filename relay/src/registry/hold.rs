@@ -1,6 +1,6 @@
 //! Keeping this node's lease: renewal before it expires, and taking it again when it is lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -18,7 +18,7 @@ enum State {
     /// The key is gone.
     Gone,
     /// Another node's address stands there.
-    Stolen(std::net::Ipv4Addr),
+    Stolen(Ipv4Addr),
     /// The registry's mirror lags behind the last write.
     Unknown,
 }
@@ -41,24 +41,31 @@ fn renewal(written: &Written, margin: Duration, now: Instant) -> Option<Instant>
     Some(now + ttl.saturating_sub(margin).max(ttl / 10))
 }
 
-/// Keeps `held` until the future is dropped. Forwarding goes on whatever happens; `health` says what is wrong.
+/// Keeps `held`, with the address in `public_ip`, until the future is dropped. Forwarding goes on whatever happens; `health` says what is wrong.
 pub async fn hold<R: Registry>(
     registry: Arc<R>,
     mut held: Held,
     mut own: watch::Receiver<Option<OwnLease>>,
+    mut public_ip: watch::Receiver<Ipv4Addr>,
     margin: Duration,
     health: Arc<Health>,
 ) {
     let key = lease::key(held.lease.subnet);
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut renew_at = renewal(&held.written, margin, Instant::now());
+    health.lease_written(held.written.ttl);
     loop {
         let state = judge(*own.borrow_and_update(), &held);
+        let wanted = *public_ip.borrow_and_update();
         let outcome = match state {
+            State::Ours(revision) if wanted != held.lease.public_ip => {
+                tracing::info!(subnet = %held.lease.subnet, public_ip = %wanted, "advertising this node's new address");
+                registry.renew(&key, wanted, revision, held.written.ttl.is_some()).await
+            }
             State::Gone => {
                 tracing::error!(subnet = %held.lease.subnet, "this node's lease was deleted or has expired; taking it again");
                 health.lease_lost(format!("the lease of {} was deleted", held.lease.subnet));
-                registry.create(&key, held.lease.public_ip).await
+                registry.create(&key, wanted).await
             }
             State::Stolen(holder) => {
                 tracing::error!(
@@ -81,8 +88,12 @@ pub async fn hold<R: Registry>(
                         Ok(()) => continue,
                         Err(_) => return,
                     },
+                    changed = public_ip.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
                     () = until(renew_at) => {
-                        registry.renew(&key, held.lease.public_ip, held.written.mod_revision, true).await
+                        registry.renew(&key, wanted, held.written.mod_revision, true).await
                     }
                 }
             }
@@ -91,6 +102,8 @@ pub async fn hold<R: Registry>(
             Ok(written) => {
                 tracing::info!(subnet = %held.lease.subnet, revision = written.mod_revision, "lease written");
                 held.written = written;
+                held.lease.public_ip = wanted;
+                health.lease_written(written.ttl);
                 renew_at = renewal(&written, margin, Instant::now());
                 backoff.reset();
                 health.lease_held();
@@ -123,7 +136,6 @@ mod tests {
         lease::Lease,
         registry::{LEASE_TTL, memory::Memory},
     };
-    use std::net::Ipv4Addr;
 
     const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
     const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
@@ -165,6 +177,7 @@ mod tests {
         registry: Arc<Memory>,
         health: Arc<Health>,
         mirror: watch::Sender<Option<OwnLease>>,
+        public_ip: watch::Sender<Ipv4Addr>,
     }
 
     const KEY: &str = "10.5.1.0-24";
@@ -179,8 +192,9 @@ mod tests {
             health.started();
             let (mirror, own) = watch::channel(None);
             let held = Held { written, ..held(0) };
-            tokio::spawn(hold(Arc::clone(&registry), held, own, MARGIN, Arc::clone(&health)));
-            let holding = Self { registry, health, mirror };
+            let (public_ip, address) = watch::channel(ME);
+            tokio::spawn(hold(Arc::clone(&registry), held, own, address, MARGIN, Arc::clone(&health)));
+            let holding = Self { registry, health, mirror, public_ip };
             holding.reflect();
             holding
         }
@@ -259,5 +273,21 @@ mod tests {
         holding.reflect();
         sleep(Duration::from_secs(1)).await;
         assert!(holding.health.not_ready().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_address_is_written_into_the_same_lease_even_if_the_registry_is_away_at_first() {
+        let holding = Holding::start().await;
+        let holder = || lease::parse_value(&holding.registry.entry(KEY).unwrap().value);
+        holding.registry.set_down(true);
+        holding.public_ip.send_replace(OTHER);
+        sleep(Duration::from_secs(300)).await;
+        assert_eq!(holder(), Ok(ME));
+        holding.registry.set_down(false);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((holder(), holding.revision()), (Ok(OTHER), Some(2)));
+        holding.reflect();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((holding.revision(), holding.health.not_ready()), (Some(2), None));
     }
 }

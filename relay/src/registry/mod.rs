@@ -7,6 +7,7 @@
 pub mod acquire;
 pub mod backoff;
 pub mod etcd;
+pub mod file;
 pub mod follow;
 pub mod hold;
 #[cfg(test)]
@@ -145,6 +146,9 @@ pub trait Registry: Send + Sync + 'static {
         expires: bool,
     ) -> impl Future<Output = Result<Written, RegistryError>> + Send;
 
+    /// This node has another address: connections from the old one are of no use, though they look alive.
+    fn forget_connections(&self) {}
+
     /// Deletes an entry; [`RegistryError::Conflict`] if it changed since `mod_revision`.
     fn delete(&self, key: &str, mod_revision: i64) -> impl Future<Output = Result<(), RegistryError>> + Send;
 }
@@ -152,6 +156,7 @@ pub trait Registry: Send + Sync + 'static {
 /// A stream of changes.
 pub trait Watch: Send {
     /// The next changes; waits until there are some. The first batch, often empty, says that the watch is
-    /// established; a later one may be empty when only the revision advanced.
+    /// established; a later one may be empty when only the revision advanced. Nothing is lost when the future is
+    /// dropped.
     fn next(&mut self) -> impl Future<Output = Result<Batch, WatchError>> + Send;
 }

@@ -106,6 +106,17 @@ impl LeaseTable {
         folded
     }
 
+    /// Changes the address of this node, which its own lease and no route names.
+    pub fn set_public_ip(&mut self, public_ip: Ipv4Addr) -> Folded {
+        self.own.public_ip = public_ip;
+        let mut folded = Folded::default();
+        let subnets: Vec<Ipv4Net> = self.leases.values().map(|known| known.lease.subnet).collect();
+        for subnet in subnets {
+            self.resolve(subnet, &mut folded);
+        }
+        folded
+    }
+
     /// The revision that the table reflects.
     #[must_use]
     pub const fn revision(&self) -> i64 {
@@ -296,6 +307,15 @@ mod tests {
             [(net("10.5.9.0/24"), Some(node(9)))]
         );
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 8)).changes, [(net("10.5.9.0/24"), None)]);
+    }
+
+    #[test]
+    fn a_new_address_of_this_node_closes_its_own_routes_and_opens_those_of_the_old() {
+        let mut table = table();
+        table.apply_batch(&put("10.5.2.0-24", ME, 5));
+        table.apply_batch(&put("10.5.3.0-24", node(3), 6));
+        let folded = table.set_public_ip(node(3));
+        assert_eq!(folded.changes, [(net("10.5.2.0/24"), Some(ME)), (net("10.5.3.0/24"), None)]);
     }
 
     #[test]

@@ -317,7 +317,7 @@ fn an_error_that_only_the_socket_knows_is_the_senders_own() {
         &recording.ladder(),
         r"
 [1] c1 > c2  icmp echo-request seq 1  ttl 64  len 84
-    => failed at the sender: host-unreachable from c1
+    => rejected at the sender itself: host-unreachable from c1
 ",
     );
 }

@@ -189,7 +189,7 @@ fn every_kind_of_line_that_differs_is_told_in_its_own_words() {
     assert_eq!(first_difference(&expected, &expected), None);
     assert_eq!(first_difference(&expected, &expected.replace("flannel0  ", "flannel0    ")), None);
     assert_eq!(edited("len 84", "len 85"), "[1] as first seen: expected len 84, got len 85");
-    assert_eq!(edited("  out of udp", ""), "[1] hop 6, at b flannel0 <: expected out of udp, got nothing");
+    assert_eq!(edited("  out of udp", ""), "[1] hop 6, at b flannel0 <: expected out of udp, got no change");
     assert_eq!(edited("    b   eth0      <\n", ""), "[1] hop 5: expected b eth0 <, got b flannel0 <");
     let cut =
         expected.lines().take(4).collect::<Vec<_>>().join("\n") + "\n    => dropped in a's relay: no-route\n";

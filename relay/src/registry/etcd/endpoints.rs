@@ -7,14 +7,20 @@
 use std::{
     error::Error,
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use etcd_client::{Client, ConnectOptions};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::time::timeout;
 
-use super::super::RegistryError;
+use super::{
+    super::RegistryError,
+    tls::{TlsFiles, hint},
+};
 
 /// Patience with one member for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,25 +36,32 @@ const UNAVAILABLE: i32 = 14;
 pub(super) struct Endpoints {
     members: Vec<Member>,
     user: Option<(String, String)>,
+    tls: TlsFiles,
     current: AtomicUsize,
 }
 
 struct Member {
     url: String,
-    client: OnceCell<Client>,
+    /// None before the first call and after a failure: the next client reads the TLS files anew.
+    client: Mutex<Option<Client>>,
 }
 
 impl Endpoints {
     /// Nothing is sent until the first call. `urls` must not be empty.
-    pub(super) fn new(urls: Vec<String>, user: Option<(String, String)>) -> Self {
+    pub(super) fn new(urls: Vec<String>, user: Option<(String, String)>, tls: TlsFiles) -> Self {
         let current = AtomicUsize::new(fastrand::usize(..urls.len().max(1)));
-        let members = urls.into_iter().map(|url| Member { url, client: OnceCell::new() }).collect();
-        Self { members, user, current }
+        let members = urls.into_iter().map(|url| Member { url, client: Mutex::default() }).collect();
+        Self { members, user, tls, current }
     }
 
     /// Goes on with another member, as the present one failed.
     pub(super) fn rotate(&self) {
         self.current.fetch_add(1, Relaxed);
+    }
+
+    /// Connects anew with the next call.
+    pub(super) fn forget(&self) {
+        self.members.iter().for_each(Member::forget);
     }
 
     /// Calls the present member, and each other one in turn while the member cannot be reached.
@@ -71,13 +84,18 @@ impl Endpoints {
             match timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
-                    let cause = format!("{}: {}", member.url, cause(&error));
+                    let cause = cause(&error);
+                    let cause = format!("{}: {cause}{}", member.url, hint(&cause));
                     failure = RegistryError::Unavailable { doing, cause };
                     if !is_unreachable(&error) {
                         return Err(failure);
                     }
+                    member.forget();
                 }
-                Err(_) => failure = RegistryError::Timeout { doing, after: CALL_TIMEOUT },
+                Err(_) => {
+                    failure = RegistryError::Timeout { doing, after: CALL_TIMEOUT };
+                    member.forget();
+                }
             }
             tracing::debug!(error = %failure, "trying another etcd member");
             self.rotate();
@@ -86,18 +104,31 @@ impl Endpoints {
     }
 
     async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
-        let connect = || async {
-            let mut options = ConnectOptions::new()
-                .with_connect_timeout(CONNECT_TIMEOUT)
-                .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-                .with_keep_alive_while_idle(true)
-                .with_require_leader(true);
-            if let Some((name, password)) = &self.user {
-                options = options.with_user(name, password).with_auto_token_refresh(true);
-            }
-            Client::connect([&member.url], Some(options)).await
-        };
-        member.client.get_or_try_init(connect).await.cloned()
+        let present = member.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = present {
+            return Ok(client);
+        }
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        if let Some((name, password)) = &self.user {
+            options = options.with_user(name, password).with_auto_token_refresh(true);
+        }
+        // The library refuses TLS options for an http:// endpoint.
+        if let Some(tls) = self.tls.options_for(&member.url)? {
+            options = options.with_tls(tls);
+        }
+        let client = Client::connect([&member.url], Some(options)).await?;
+        *member.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
+    }
+}
+
+impl Member {
+    fn forget(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -1,0 +1,144 @@
+//! What follows the underlay while the daemon runs: the device's MTU, `subnet.env`, the tunnel's socket and the lease.
+
+use std::{
+    net::SocketAddrV4,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
+
+use ipnet::Ipv4Net;
+use rtnetlink::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::{DaemonError, MIN_MTU};
+use crate::{
+    datapath::{
+        ENCAPSULATION,
+        offload::Offload,
+        routes::Routes,
+        threads::{DataPath, DataPathError, Running},
+        tun::Tun,
+        udp,
+    },
+    host::{
+        device::{self, DeviceConfig},
+        subnet_env::SubnetEnv,
+    },
+    http::{Sources, status::Node},
+    underlay::Underlay,
+};
+
+/// All that a change of the underlay touches.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) netlink: Handle,
+    pub(super) tun: Arc<Tun>,
+    pub(super) underlay: Underlay,
+    pub(super) device: watch::Sender<DeviceConfig>,
+    pub(super) public_ip: watch::Sender<std::net::Ipv4Addr>,
+    pub(super) subnet_file: PathBuf,
+    pub(super) env: SubnetEnv,
+    pub(super) port: u16,
+    pub(super) own_subnet: Ipv4Net,
+    pub(super) routes: Arc<Routes>,
+    pub(super) sources: Arc<Sources>,
+    pub(super) failed: mpsc::UnboundedSender<DataPathError>,
+    pub(super) offload: Offload,
+}
+
+impl Live {
+    /// Starts the data path on the underlay's present address.
+    pub(super) fn start(&self, udp: std::net::UdpSocket) -> Result<Running, DaemonError> {
+        let data_path = DataPath {
+            tun: Arc::clone(&self.tun),
+            udp,
+            icmp: udp::open_icmp()?,
+            port: self.port,
+            own_subnet: self.own_subnet,
+            routes: Arc::clone(&self.routes),
+            counters: Arc::clone(&self.sources.counters),
+            offload: self.offload,
+        };
+        let running = data_path.start(&self.failed)?;
+        self.show();
+        Ok(running)
+    }
+
+    /// Tells `relay status` how things are.
+    fn show(&self) {
+        let node = Node {
+            network: self.env.network,
+            subnet: self.own_subnet,
+            public_ip: self.underlay.public_ip,
+            interface: self.underlay.interface.clone(),
+            bound: SocketAddrV4::new(self.underlay.address, self.port),
+            device: self.tun.name().to_owned(),
+            mtu: self.env.mtu,
+        };
+        *self.sources.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
+    }
+
+    /// Takes up a change. What cannot be followed is told of, and tried again with the next change; only a data path
+    /// that was stopped and does not start again is an error.
+    pub(super) async fn follow(
+        &mut self,
+        new: Underlay,
+        running: &mut Option<Running>,
+    ) -> Result<(), DaemonError> {
+        tracing::info!(
+            interface = new.interface, address = %new.address, public_ip = %new.public_ip, mtu = new.mtu,
+            "underlay changed"
+        );
+        if new.mtu != self.underlay.mtu {
+            self.follow_mtu(new.mtu).await;
+        }
+        if new.address != self.underlay.address {
+            match udp::open(SocketAddrV4::new(new.address, self.port)) {
+                Ok(udp) => {
+                    stop(running.take()).await;
+                    // The device is kept by `self`: what arrives meanwhile waits in its queue.
+                    *running = Some(self.start(udp)?);
+                    self.underlay.address = new.address;
+                }
+                Err(error) => tracing::error!(%error, "the tunnel stays at its old address"),
+            }
+        }
+        if new.public_ip != self.underlay.public_ip {
+            self.underlay.public_ip = new.public_ip;
+            self.public_ip.send_replace(new.public_ip);
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn follow_mtu(&mut self, underlay: u32) {
+        let mtu = underlay.saturating_sub(ENCAPSULATION);
+        if mtu < MIN_MTU {
+            tracing::error!(
+                mtu = underlay,
+                "the underlay's MTU is too small for a tunnel, the device's stays"
+            );
+            return;
+        }
+        self.underlay.mtu = underlay;
+        self.device.send_modify(|config| config.mtu = mtu);
+        let config = *self.device.borrow();
+        if let Err(error) = device::configure(&self.netlink, self.tun.name(), config).await {
+            tracing::error!(%error, "the device does not follow the underlay's MTU");
+        }
+        self.env.mtu = mtu;
+        match self.env.write(&self.subnet_file) {
+            Ok(()) => tracing::info!(mtu, "device and subnet file follow the underlay's MTU"),
+            Err(error) => tracing::error!(%error, "subnet file not written"),
+        }
+    }
+}
+
+/// Stops the data path on a thread of its own, so that signals and timers are still seen.
+pub(super) async fn stop(running: Option<Running>) {
+    if let Some(running) = running
+        && tokio::task::spawn_blocking(|| Running::stop(running)).await.is_err()
+    {
+        tracing::error!("the data path could not be stopped in order");
+    }
+}

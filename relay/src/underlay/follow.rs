@@ -1,0 +1,118 @@
+//! Following the underlay while the daemon runs: its interface may get another MTU or another address.
+//!
+//! The interface chosen at start stays. While it is down or has no address, what was last known stays too.
+
+use std::{io, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::RouteNetlinkMessage,
+};
+use tokio::{sync::watch, time::sleep};
+
+use super::{Interface, Selection, Underlay, list};
+
+/// Between a change and the look at its outcome: an address is often replaced in two steps.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Tells `current` of every change until the future is dropped.
+///
+/// # Errors
+/// The netlink socket cannot be opened.
+pub async fn follow(
+    netlink: Handle,
+    selection: Selection,
+    current: watch::Sender<Underlay>,
+) -> io::Result<()> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+    let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    let watch = async {
+        while let Some((message, _)) = messages.next().await {
+            if !concerns(&message) {
+                continue;
+            }
+            sleep(SETTLE).await;
+            while let Some(Some(_)) = messages.next().now_or_never() {}
+            match list(&netlink).await {
+                Ok(interfaces) => {
+                    current.send_if_modified(|underlay| match refreshed(&interfaces, underlay, &selection) {
+                        Some(new) if new != *underlay => {
+                            *underlay = new;
+                            true
+                        }
+                        _ => false,
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "looking at the underlay"),
+            }
+        }
+    };
+    tokio::join!(connection, watch);
+    Ok(())
+}
+
+fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    matches!(
+        message.payload,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(_)
+                | RouteNetlinkMessage::NewAddress(_)
+                | RouteNetlinkMessage::DelAddress(_)
+        )
+    )
+}
+
+/// The underlay as it is now; none while its interface is gone or has no address.
+fn refreshed(interfaces: &[Interface], current: &Underlay, selection: &Selection) -> Option<Underlay> {
+    let interface = interfaces.iter().find(|interface| interface.name == current.interface)?;
+    let first = *interface.addresses.first()?;
+    let address = if interface.addresses.contains(&current.address) { current.address } else { first };
+    Some(Underlay {
+        interface: interface.name.clone(),
+        address,
+        mtu: interface.mtu,
+        public_ip: selection.public_ip.unwrap_or(address),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 0, 2, last)
+    }
+
+    fn after(mtu: u32, addresses: &[u8], public_ip: Option<Ipv4Addr>) -> Option<Underlay> {
+        let current =
+            Underlay { interface: "eth0".into(), address: address(1), mtu: 1500, public_ip: address(1) };
+        let addresses = addresses.iter().map(|last| address(*last)).collect();
+        let other =
+            Interface { index: 1, name: "lo".into(), mtu: 65536, addresses: vec![Ipv4Addr::LOCALHOST] };
+        let interfaces = [other, Interface { index: 2, name: "eth0".into(), mtu, addresses }];
+        refreshed(&interfaces, &current, &Selection { public_ip, ..Selection::default() })
+    }
+
+    #[test]
+    fn the_address_stays_while_the_interface_has_it() {
+        let underlay = after(1400, &[5, 1], None).unwrap();
+        assert_eq!((underlay.address, underlay.public_ip, underlay.mtu), (address(1), address(1), 1400));
+    }
+
+    #[test]
+    fn another_address_is_taken_and_advertised_when_it_has_gone() {
+        let underlay = after(1500, &[5, 6], None).unwrap();
+        assert_eq!((underlay.address, underlay.public_ip), (address(5), address(5)));
+        let translated = after(1500, &[5], Some(address(99))).unwrap();
+        assert_eq!((translated.address, translated.public_ip), (address(5), address(99)));
+    }
+
+    #[test]
+    fn nothing_changes_while_there_is_no_address() {
+        assert_eq!(after(1500, &[], None), None);
+    }
+}
