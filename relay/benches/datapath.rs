@@ -99,7 +99,7 @@ fn lookups(c: &mut Criterion) {
         group.bench_function(format!("{name}-10000"), |b| {
             b.iter(|| {
                 at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                routes.lookup(black_box(Ipv4Addr::from_bits(0x0a00_0000 | (at >> 8) % (10_000 << 8))))
+                routes.lookup(black_box(Ipv4Addr::from_bits(0x0a00_0000 + (at >> 8) % (10_000 << 8))))
             });
         });
     }

@@ -156,7 +156,7 @@ impl Arrivals {
         for (index, arrival) in self.arrived[..self.count].iter_mut().enumerate() {
             let (message, control) = (&messages[index], &controls[index]);
             let length = message.msg_len as usize;
-            let is_run = message.msg_hdr.msg_controllen as usize >= Control::<libc::c_int>::LENGTH
+            let is_run = message.msg_hdr.msg_controllen >= Control::<libc::c_int>::LENGTH
                 && control.header.cmsg_level == libc::SOL_UDP
                 && control.header.cmsg_type == libc::UDP_GRO;
             let stride = usize::try_from(control.value).ok().filter(|stride| is_run && *stride > 0);
