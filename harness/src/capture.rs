@@ -3,4 +3,5 @@
 pub mod frame;
 pub mod pcapng;
 pub mod recorder;
+pub mod run;
 pub mod socket;

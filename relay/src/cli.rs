@@ -23,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     control,
     daemon::{self, RegistryOptions},
+    datapath::offload::Offload,
     host::{notify::Inherited, privileges},
     registry::{
         LEASE_TTL,
@@ -114,6 +115,9 @@ pub struct Options {
     /// Port to serve /healthz, /readyz and /metrics on; 0 for none
     #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
     healthz_port: u16,
+    /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
+    #[arg(long, env = "FLANNELD_OFFLOAD", default_value = "auto", value_name = "RUNG")]
+    offload: Offload,
     /// Log verbosity: 0 informs, 1 and up for debugging
     #[arg(short = 'v', long = "v", env = "FLANNELD_V", default_value_t = 0, value_name = "LEVEL")]
     verbosity: u8,
@@ -202,6 +206,7 @@ impl Options {
             },
             blackhole_route: self.ip_blackhole_route,
             healthz: (self.healthz_port != 0).then_some((self.healthz_ip, self.healthz_port)),
+            offload: self.offload,
         }
     }
 }

@@ -175,7 +175,7 @@ async fn start_and_watch<R: Registry>(
     );
 
     let udp = live::open_udp(&mut inherited, SocketAddrV4::new(underlay.address, network.port))?;
-    let tun = Arc::new(live::open_tun(&mut inherited, DEVICE)?);
+    let tun = Arc::new(live::open_tun(&mut inherited, DEVICE, config.offload)?);
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
@@ -210,6 +210,7 @@ async fn start_and_watch<R: Registry>(
         routes: Arc::clone(&routes),
         sources: Arc::clone(&sources),
         failed,
+        offload: config.offload,
     };
 
     health.waiting("listing the leases of other nodes");

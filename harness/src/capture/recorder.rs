@@ -8,6 +8,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::frame::{Direction, Frame, Link, Point, Role};
+use super::run;
 use super::socket::{Capture, PacketSocket};
 use crate::netns::{self, Namespace};
 use crate::packet::{Ipv4, Packet};
@@ -197,8 +198,16 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
         match socket.receive() {
             Ok(Some(capture)) => {
                 let Some(point) = host.point(socket, &capture) else { continue };
-                let Capture { direction, at, link, octets, wire_len, checksum_pending, .. } = capture;
-                recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+                let Capture { direction, at, link, octets, wire_len, checksum_pending, segment, .. } =
+                    capture;
+                let Some(datagrams) = segment.and_then(|segment| run::cut(&octets, link, segment)) else {
+                    recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+                    continue;
+                };
+                for octets in datagrams {
+                    let (point, wire_len) = (point.clone(), u32::try_from(octets.len()).unwrap_or(u32::MAX));
+                    recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+                }
             }
             Ok(None) => break,
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}

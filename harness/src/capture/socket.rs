@@ -11,7 +11,7 @@ use super::frame::{Direction, Link};
 use crate::socket::{control_messages, received, set_option};
 
 /// The largest frame: a 64 KiB super-packet with its link header.
-const FRAME_LEN: usize = 65_536 + 64;
+const FRAME_LEN: usize = 65_536 + 64 + OFFLOAD_HEADER_LEN;
 /// Asked of the kernel for each socket; without privilege it grants `net.core.rmem_max`.
 const RECEIVE_BUFFER_LEN: usize = 8 << 20;
 
@@ -39,7 +39,14 @@ pub struct Capture {
     pub wire_len: u32,
     /// Whether the transport checksum was still to be completed.
     pub checksum_pending: bool,
+    /// For UDP datagrams that pass in one piece and are to be cut by the (virtual) hardware: octets of payload in each.
+    pub segment: Option<u16>,
 }
+
+/// Octets of the `virtio_net_hdr` before each frame (packet(7), `PACKET_VNET_HDR`).
+const OFFLOAD_HEADER_LEN: usize = 10;
+/// `VIRTIO_NET_HDR_GSO_UDP_L4` (linux/virtio_net.h).
+const GSO_UDP: u8 = 5;
 
 /// What the kernel counted at a socket since it was last asked (`PACKET_STATISTICS`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,6 +66,7 @@ impl PacketSocket {
         // Protocol 0 until it is set up, so that nothing gets in before.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         let len = libc::c_int::try_from(RECEIVE_BUFFER_LEN).unwrap_or(libc::c_int::MAX);
         if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, len).is_err() {
@@ -93,7 +101,9 @@ impl PacketSocket {
         let control_len = message.control_len();
         // SAFETY: recvmsg(2) initialised the first `len` octets of the buffer.
         unsafe { octets.set_len(len) };
-        octets.shrink_to_fit();
+        let frame = octets.split_off(OFFLOAD_HEADER_LEN.min(len));
+        let segment = (octets.get(1) == Some(&GSO_UDP)).then(|| u16::from_ne_bytes(array(&octets, 4)));
+        let len = frame.len();
         // SAFETY: recvmsg(2) initialised the first `control_len` octets.
         let control = unsafe { received(&control, control_len) };
         let control = Control::parse(&control);
@@ -109,7 +119,8 @@ impl PacketSocket {
             link: if address.sll_hatype == libc::ARPHRD_ETHER { Link::Ethernet } else { Link::Ip },
             wire_len: control.wire_len.max(u32::try_from(len).unwrap_or(u32::MAX)),
             checksum_pending: control.checksum_pending,
-            octets,
+            octets: frame,
+            segment: segment.filter(|segment| *segment > 0),
         }))
     }
 

@@ -11,6 +11,8 @@ pub struct Config {
     pub registry: RegistryOptions,
     /// How to find the underlay's interface.
     pub underlay: Selection,
+    /// What is handed to the kernel in bulk.
+    pub offload: crate::datapath::offload::Offload,
     /// Where to write `subnet.env`.
     pub subnet_file: PathBuf,
     /// Where to answer `relay status` and `relay routes`.

@@ -15,6 +15,7 @@ use super::{DaemonError, MIN_MTU};
 use crate::{
     datapath::{
         ENCAPSULATION,
+        offload::Offload,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
         tun::{Tun, TunError},
@@ -34,9 +35,9 @@ const STORED_TUN: &str = "relay-tun";
 const STORED_UDP: &str = "relay-udp";
 
 /// The device of an earlier run, or a new one.
-pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str) -> Result<Tun, TunError> {
+pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str, offload: Offload) -> Result<Tun, TunError> {
     if let Some(file) = inherited.remove(STORED_TUN) {
-        match Tun::adopt(file) {
+        match Tun::adopt(file, offload) {
             Ok(tun) => {
                 tracing::info!(device = tun.name(), "device of an earlier run taken over");
                 return Ok(tun);
@@ -44,14 +45,17 @@ pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str) -> Result<Tun, 
             Err(error) => tracing::warn!(%error, "making a new device"),
         }
     }
-    Tun::create(pattern)
+    Tun::create(pattern, offload)
 }
 
 /// The socket of an earlier run, if it is bound to `address`, or a new one.
 pub(super) fn open_udp(inherited: &mut Inherited, address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
     let earlier = inherited.remove(STORED_UDP).map(UdpSocket::from);
     match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
-        Some(socket) => Ok(socket),
+        Some(socket) => {
+            udp::disable_runs(&socket);
+            Ok(socket)
+        }
         None => udp::open(address),
     }
 }
@@ -71,6 +75,7 @@ pub(super) struct Live {
     pub(super) routes: Arc<Routes>,
     pub(super) sources: Arc<Sources>,
     pub(super) failed: mpsc::UnboundedSender<DataPathError>,
+    pub(super) offload: Offload,
 }
 
 impl Live {
@@ -89,6 +94,7 @@ impl Live {
             own_subnet: self.own_subnet,
             routes: Arc::clone(&self.routes),
             counters: Arc::clone(&self.sources.counters),
+            offload: self.offload,
         };
         let running = data_path.start(&self.failed)?;
         self.show();

@@ -1,9 +1,10 @@
-//! What the data path counts: packets, octets, drops by reason, ICMP errors.
+//! What the data path counts: packets, octets, drops by reason, ICMP errors. Packets are counted as they are on the
+//! wire: a large packet of 44 segments is 44 packets on the TUN as well.
 //!
 //! Each thread writes its own [`Direction`] and nobody else does, so a count is a relaxed load and store with no
 //! locked instruction. Once traffic rests, `packets_in = packets_out + sum(drops)` in each direction.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::wire::icmpv4;
 
@@ -56,6 +57,7 @@ drop_reasons! {
     BadHeaderLength "bad-header-length" "The header length is under 20 octets or past the end of the packet.",
     BadTotalLength "bad-total-length" "The total length is smaller than the header or larger than what arrived.",
     BadHeaderChecksum "bad-header-checksum" "The IPv4 header checksum does not verify.",
+    BadOffload "bad-offload-header" "The header with the kernel's offload request does not fit its packet.",
     NoRoute "no-route" "No lease covers the destination.",
     TtlExpired "ttl-expired" "The TTL ran out in the relay.",
     TooLong "too-long" "The underlay refuses a datagram of this length (EMSGSIZE).",
@@ -75,6 +77,7 @@ impl DropReason {
         Self::BadHeaderLength,
         Self::BadTotalLength,
         Self::BadHeaderChecksum,
+        Self::BadOffload,
         Self::NoRoute,
         Self::TtlExpired,
         Self::TooLong,
@@ -144,21 +147,21 @@ pub struct Direction {
 }
 
 impl Direction {
-    /// Counts a packet of `bytes` octets taken in.
-    pub fn received(&self, bytes: usize) {
-        self.packets_in.add(1);
+    /// Counts `packets` of `bytes` octets together taken in.
+    pub fn received(&self, packets: usize, bytes: usize) {
+        self.packets_in.add(packets as u64);
         self.bytes_in.add(bytes as u64);
     }
 
-    /// Counts a packet of `bytes` octets passed on.
-    pub fn passed(&self, bytes: usize) {
-        self.packets_out.add(1);
+    /// Counts `packets` of `bytes` octets together passed on.
+    pub fn passed(&self, packets: usize, bytes: usize) {
+        self.packets_out.add(packets as u64);
         self.bytes_out.add(bytes as u64);
     }
 
-    /// Counts a packet that ended here.
-    pub fn dropped(&self, reason: DropReason) {
-        self.drops[reason as usize].add(1);
+    /// Counts `packets` that ended here.
+    pub fn dropped(&self, reason: DropReason, packets: usize) {
+        self.drops[reason as usize].add(packets as u64);
     }
 
     /// Packets that ended here for this reason.
@@ -192,13 +195,56 @@ impl Direction {
     }
 }
 
+/// What the kernel does in bulk for the data path, as told in `/metrics`. Set at the start, lowered for good when the
+/// kernel refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bulk {
+    /// Large TCP packets on the TUN.
+    TunTcp,
+    /// Large UDP packets on the TUN.
+    TunUdp,
+    /// Runs of datagrams sent.
+    UdpSend,
+    /// Runs of datagrams received.
+    UdpReceive,
+}
+
+impl Bulk {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::TunTcp, Self::TunUdp, Self::UdpSend, Self::UdpReceive];
+
+    /// Its name in `/metrics`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TunTcp => "tun-tcp",
+            Self::TunUdp => "tun-udp",
+            Self::UdpSend => "udp-send",
+            Self::UdpReceive => "udp-receive",
+        }
+    }
+}
+
 /// All that the data path counts.
 #[derive(Debug, Default)]
 pub struct Counters {
+    bulk: [AtomicBool; Bulk::ALL.len()],
     /// From the TUN to the underlay.
     pub outbound: Direction,
     /// From the underlay to the TUN.
     pub inbound: Direction,
+}
+
+impl Counters {
+    /// Records whether a kind of bulk work is in use.
+    pub fn set_in_use(&self, kind: Bulk, in_use: bool) {
+        self.bulk[kind as usize].store(in_use, Relaxed);
+    }
+
+    /// Whether a kind of bulk work is in use.
+    pub fn in_use(&self, kind: Bulk) -> bool {
+        self.bulk[kind as usize].load(Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -222,7 +268,7 @@ mod tests {
         let direction = Direction::default();
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             for _ in 0..=index {
-                direction.dropped(*reason);
+                direction.dropped(*reason, 1);
             }
         }
         for (index, reason) in DropReason::ALL.iter().enumerate() {

@@ -1,14 +1,22 @@
 //! The data path: two blocking threads that carry packets between the TUN device and the UDP socket.
 //!
-//! [`outbound`] and [`inbound`] decide about one packet at a time, from bytes to a [`Verdict`]; the threads in
-//! [`threads`] own the file descriptors and carry the verdict out.
+//! [`outbound`] and [`inbound`] decide about one packet at a time, from bytes to a [`Verdict`]. On the way out
+//! [`segment`] cuts large packets into datagrams and [`runs`] packs them; on the way in [`coalesce`] merges packets
+//! for the TUN. All of these are pure; the threads in [`threads`] own the file descriptors.
 
 pub mod admission;
+pub mod coalesce;
 pub mod counters;
 pub mod icmp;
 pub mod inbound;
+#[cfg(test)]
+mod kit;
+pub mod offload;
 pub mod outbound;
+mod report;
 pub mod routes;
+pub mod runs;
+pub mod segment;
 pub mod threads;
 pub mod tun;
 pub mod udp;

@@ -2,35 +2,31 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Verdict, counters::DropReason, routes::Routes};
-use crate::wire::{icmpv4::Error, ipv4::Packet};
+use super::{Verdict, counters::DropReason, routes::Routes, segment::Plan};
+use crate::wire::{icmpv4::Error, ipv4::Packet, virtio};
 
-/// A packet ready to be sent: the first `length` octets of the buffer, to this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Send {
-    /// The node that leases the destination's subnet.
-    pub node: Ipv4Addr,
-    /// Octets to send.
-    pub length: usize,
-}
-
-/// Checks the packet in `bytes`, finds its node and lowers its TTL in place.
+/// Checks the packet in `bytes`, finds its node and lowers its TTL in place. The plan tells how many packets it is
+/// on the wire, whatever becomes of it.
 ///
 /// The route is looked up before the TTL is looked at, as flannel's proxy does: a packet with neither gets "net
 /// unreachable" and nothing else. A rejected packet is left as it came, to be quoted.
-pub fn decide(bytes: &mut [u8], routes: &Routes) -> Verdict<Send> {
+pub fn decide(bytes: &mut [u8], offload: &virtio::Header, routes: &Routes) -> (Plan, Verdict<Ipv4Addr>) {
+    let length = bytes.len();
     let mut packet = match Packet::new_checked(bytes) {
         Ok(packet) => packet,
-        Err(malformed) => return Verdict::Drop(malformed.into()),
+        Err(malformed) => return (Plan::whole(length), Verdict::Drop(malformed.into())),
+    };
+    let Ok(plan) = Plan::new(&packet, offload) else {
+        return (Plan::whole(length), Verdict::Drop(DropReason::BadOffload));
     };
     let Some(node) = routes.lookup(packet.destination()) else {
-        return Verdict::Reject(DropReason::NoRoute, Error::NetUnreachable);
+        return (plan, Verdict::Reject(DropReason::NoRoute, Error::NetUnreachable));
     };
     if packet.ttl() <= 1 {
-        return Verdict::Reject(DropReason::TtlExpired, Error::TimeExceeded);
+        return (plan, Verdict::Reject(DropReason::TtlExpired, Error::TimeExceeded));
     }
     packet.decrement_ttl();
-    Verdict::Forward(Send { node, length: packet.total_length() })
+    (plan, Verdict::Forward(node))
 }
 
 #[cfg(test)]
@@ -50,11 +46,14 @@ mod tests {
         routes
     }
 
+    fn decide(bytes: &mut [u8], routes: &Routes) -> Verdict<Ipv4Addr> {
+        super::decide(bytes, &virtio::Header::PLAIN, routes).1
+    }
+
     #[test]
     fn a_routed_packet_loses_one_ttl_and_keeps_a_valid_header() {
         let mut bytes = test_packet(HERE, THERE, 64, 17, b"data");
-        let whole = bytes.len();
-        assert_eq!(decide(&mut bytes, &routes()), Verdict::Forward(Send { node: NODE, length: whole }));
+        assert_eq!(decide(&mut bytes, &routes()), Verdict::Forward(NODE));
         assert_eq!(bytes[8], 63);
         assert_eq!(checksum::sum(&bytes[..20]), 0xffff);
         assert_eq!(&bytes[20..], b"data");
@@ -89,15 +88,27 @@ mod tests {
         assert_eq!(decide(&mut [0x60; 48], &routes()), Verdict::Drop(DropReason::NotIpv4));
     }
 
+    #[test]
+    fn an_offload_header_that_does_not_fit_is_a_reason_of_its_own() {
+        let mut bytes = test_packet(HERE, THERE, 64, 17, b"data");
+        let offload = virtio::Header { gso: virtio::Gso::Tcp4, ..virtio::Header::PLAIN };
+        let (plan, verdict) = super::decide(&mut bytes, &offload, &routes());
+        assert_eq!((plan.count(), verdict), (1, Verdict::Drop(DropReason::BadOffload)));
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..120), version in any::<bool>()) {
+        fn arbitrary_bytes_never_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..120), version in any::<bool>(), header: [u8; 12]
+        ) {
             if let (true, Some(first)) = (version, bytes.first_mut()) {
                 *first = 0x45;
             }
             let before = bytes.clone();
-            match decide(&mut bytes, &routes()) {
-                Verdict::Forward(send) => prop_assert!(send.length <= bytes.len()),
+            let (plan, verdict) = super::decide(&mut bytes, &virtio::Header::from_bytes(header), &routes());
+            prop_assert!(plan.count() > 0);
+            match verdict {
+                Verdict::Forward(_) => prop_assert!(plan.octets() >= 20),
                 Verdict::Drop(_) | Verdict::Reject(..) => prop_assert_eq!(bytes, before),
             }
         }

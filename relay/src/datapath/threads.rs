@@ -1,18 +1,21 @@
-//! The two threads of the data path.
+//! The two threads of the data path: [`outbound`] and [`inbound`].
 //!
 //! Each blocks in one system call and is woken to stop by a signal whose handler does nothing: the call returns
 //! `EINTR`. A signal that comes just before the call is lost, so it is repeated until the thread has ended.
 
+mod inbound;
+mod outbound;
+
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::UdpSocket,
     os::unix::thread::JoinHandleExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
@@ -25,22 +28,15 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{
-    ENCAPSULATION, MAX_PACKET, Verdict,
-    counters::{Counters, Direction, DropReason, IcmpSuppressed},
-    icmp::{self, TokenBucket},
-    inbound, outbound,
+    counters::{Bulk, Counters},
+    offload::{Offload, TunOffload},
     routes::Routes,
-    tun::{self, Tun},
-    udp,
+    tun::Tun,
+    udp::{self, RunSupport},
 };
-use crate::wire::{icmpv4, ipv4::Packet};
 
 /// Interrupts a blocked thread. Ignored by default, so that one from elsewhere does no harm.
 const WAKE: Signal = Signal::SIGURG;
-
-/// ICMP errors a second, and at once, for each direction.
-const ICMP_RATE: u32 = 1000;
-const ICMP_BURST: u32 = 100;
 
 /// A pause after an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -51,6 +47,9 @@ pub enum DataPathError {
     /// The TUN device was deleted.
     #[error("the TUN device {0} was deleted by someone else: restart relay to create it anew")]
     DeviceGone(String),
+    /// `--offload` names a rung that this kernel does not have.
+    #[error("--offload={0} is not possible: the kernel has no UDP_SEGMENT or no UDP_GRO; use --offload=auto")]
+    Unsupported(Offload),
     /// The signal handler or a thread could not be set up.
     #[error("starting the data path's threads: {0}")]
     Start(#[from] io::Error),
@@ -73,6 +72,8 @@ pub struct DataPath {
     pub routes: Arc<Routes>,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// What is handed to the kernel in bulk. What the device carries was settled when it was created.
+    pub offload: Offload,
 }
 
 /// The running threads. The device disappears when they have ended and nobody else holds it.
@@ -89,15 +90,29 @@ impl DataPath {
     /// The kernel refuses a thread or the signal handler.
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
+        let runs = self.enable_runs()?;
+        let tun = self.tun.offload();
+        for (kind, in_use) in [
+            (Bulk::TunTcp, tun >= TunOffload::Tcp),
+            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
+            (Bulk::UdpSend, runs.send),
+            (Bulk::UdpReceive, runs.receive),
+        ] {
+            self.counters.set_in_use(kind, in_use);
+        }
+        tracing::info!(
+            asked = %self.offload, ?tun, send_runs = runs.send, receive_runs = runs.receive,
+            "offloads"
+        );
         let shared = Arc::new(self);
         let mut running = Running { stop: Arc::default(), threads: Vec::new() };
         for (name, run) in [
-            ("relay-outbound", run_outbound as fn(&DataPath, &AtomicBool) -> _),
-            ("relay-inbound", run_inbound),
+            ("relay-outbound", outbound::run as fn(&DataPath, RunSupport, &AtomicBool) -> _),
+            ("relay-inbound", inbound::run),
         ] {
             let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
             let body = move || {
-                if let Err(error) = run(&shared, &stop) {
+                if let Err(error) = run(&shared, runs, &stop) {
                     // The receiver is gone only when the daemon is ending anyway.
                     let _ = failed.send(error);
                 }
@@ -105,6 +120,17 @@ impl DataPath {
             running.threads.push(thread::Builder::new().name(name.into()).spawn(body)?);
         }
         Ok(running)
+    }
+
+    fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
+        if !self.offload.udp_runs() {
+            return Ok(RunSupport { send: false, receive: false });
+        }
+        let runs = udp::enable_runs(&self.udp);
+        if self.offload != Offload::Auto && !(runs.send && runs.receive) {
+            return Err(DataPathError::Unsupported(self.offload));
+        }
+        Ok(runs)
     }
 }
 
@@ -132,162 +158,4 @@ fn install_wake_handler() -> io::Result<()> {
     // SAFETY: the handler does nothing, so it is safe at any point of any thread.
     unsafe { sigaction(WAKE, &action) }?;
     Ok(())
-}
-
-fn run_outbound(path: &DataPath, stop: &AtomicBool) -> Result<(), DataPathError> {
-    let counters = &path.counters.outbound;
-    let mut errors = Errors::new(&path.icmp);
-    let mut buffer = vec![0; MAX_PACKET];
-    while !stop.load(Relaxed) {
-        let length = match path.tun.receive(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if tun::is_gone(&error) => {
-                return Err(DataPathError::DeviceGone(path.tun.name().to_owned()));
-            }
-            Err(error) => {
-                errors.log(&error, "reading from the TUN");
-                thread::sleep(PAUSE);
-                continue;
-            }
-        };
-        counters.received(length);
-        let packet = &mut buffer[..length];
-        match outbound::decide(packet, &path.routes) {
-            Verdict::Forward(send) => {
-                let datagram = &packet[..send.length];
-                match send_datagram(&path.udp, datagram, SocketAddrV4::new(send.node, path.port), stop) {
-                    Ok(()) => counters.passed(datagram.len()),
-                    Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                        counters.dropped(DropReason::TooLong);
-                        errors.report_too_long(datagram, send.node, path.port, counters);
-                    }
-                    Err(error) => {
-                        counters.dropped(DropReason::SendFailed);
-                        errors.log(&error, "sending to the underlay");
-                    }
-                }
-            }
-            Verdict::Drop(reason) => counters.dropped(reason),
-            Verdict::Reject(reason, error) => {
-                counters.dropped(reason);
-                errors.report(packet, error, counters);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn run_inbound(path: &DataPath, stop: &AtomicBool) -> Result<(), DataPathError> {
-    let counters = &path.counters.inbound;
-    let mut errors = Errors::new(&path.icmp);
-    let mut buffer = vec![0; MAX_PACKET];
-    while !stop.load(Relaxed) {
-        let (length, node) = match path.udp.recv_from(&mut buffer) {
-            Ok((length, SocketAddr::V4(from))) => (length, *from.ip()),
-            Ok((length, SocketAddr::V6(_))) => (length, Ipv4Addr::UNSPECIFIED),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                errors.log(&error, "receiving from the underlay");
-                thread::sleep(PAUSE);
-                continue;
-            }
-        };
-        counters.received(length);
-        let packet = &mut buffer[..length];
-        match inbound::decide(packet, node, &path.routes, path.own_subnet) {
-            Verdict::Forward(deliver) => match write_packet(&path.tun, &packet[..deliver.length], stop) {
-                Ok(()) => counters.passed(deliver.length),
-                Err(error) => {
-                    counters.dropped(DropReason::WriteFailed);
-                    if tun::is_gone(&error) {
-                        return Err(DataPathError::DeviceGone(path.tun.name().to_owned()));
-                    }
-                    errors.log(&error, "writing to the TUN");
-                }
-            },
-            Verdict::Drop(reason) => counters.dropped(reason),
-            Verdict::Reject(reason, error) => {
-                counters.dropped(reason);
-                errors.report(packet, error, counters);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Sends one datagram, waiting for room in the socket's queue: the TUN's own queue holds the senders back meanwhile.
-fn send_datagram(udp: &UdpSocket, datagram: &[u8], to: SocketAddrV4, stop: &AtomicBool) -> io::Result<()> {
-    loop {
-        match udp.send_to(datagram, to) {
-            Ok(_) => return Ok(()),
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-                    && !stop.load(Relaxed) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn write_packet(tun: &Tun, packet: &[u8], stop: &AtomicBool) -> io::Result<()> {
-    loop {
-        match tun.send(packet) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && !stop.load(Relaxed) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// How one thread tells of what went wrong: ICMP errors to the source, a line to the log now and then.
-struct Errors<'a> {
-    socket: &'a Socket,
-    bucket: TokenBucket,
-    logged: Option<Instant>,
-}
-
-impl<'a> Errors<'a> {
-    const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-    fn new(socket: &'a Socket) -> Self {
-        Self { socket, bucket: TokenBucket::new(ICMP_RATE, ICMP_BURST, Instant::now()), logged: None }
-    }
-
-    fn report(&mut self, packet: &[u8], error: icmpv4::Error, counters: &Direction) {
-        let Some(datagram) = icmp::error_about(packet, error) else {
-            return counters.suppressed(IcmpSuppressed::Forbidden);
-        };
-        if !self.bucket.take(Instant::now()) {
-            return counters.suppressed(IcmpSuppressed::RateLimited);
-        }
-        let to = SocketAddrV4::new(datagram.destination(), 0).into();
-        match self.socket.send_to(datagram.as_bytes(), &to) {
-            Ok(_) => counters.answered(error),
-            Err(failure) => {
-                counters.suppressed(IcmpSuppressed::SendFailed);
-                self.log(&failure, "sending an ICMP error");
-            }
-        }
-    }
-
-    fn report_too_long(&mut self, packet: &[u8], node: Ipv4Addr, port: u16, counters: &Direction) {
-        if !Packet::new_checked(packet).is_ok_and(|packet| packet.dont_fragment()) {
-            return;
-        }
-        match udp::path_mtu(node, port) {
-            Ok(mtu) => {
-                let mtu = mtu.saturating_sub(ENCAPSULATION as u16);
-                self.report(packet, icmpv4::Error::FragmentationNeeded { mtu }, counters);
-            }
-            Err(error) => self.log(&error, "asking for the path MTU"),
-        }
-    }
-
-    fn log(&mut self, error: &io::Error, during: &'static str) {
-        let now = Instant::now();
-        if self.logged.is_none_or(|then| now.duration_since(then) >= Self::LOG_INTERVAL) {
-            self.logged = Some(now);
-            tracing::warn!(%error, during, "data path error; further ones within 10 s are only counted");
-        }
-    }
 }

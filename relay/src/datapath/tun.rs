@@ -1,18 +1,19 @@
-//! The TUN device: one read or write a packet, no packet information header.
+//! The TUN device: one read or write a packet, or a large packet with its offload header.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
+use rustix::io::ReadWriteFlags;
 use thiserror::Error;
 
-const CONTROL: &str = "/dev/net/tun";
+use super::offload::{Offload, TunOffload};
+use crate::wire::virtio;
 
-/// One read or write a packet, nothing before it.
-const KIND: libc::c_short = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+const CONTROL: &str = "/dev/net/tun";
 
 /// A TUN device could not be made.
 #[derive(Debug, Error)]
@@ -48,9 +49,16 @@ impl TunError {
 pub struct Tun {
     file: File,
     name: String,
+    offload: TunOffload,
 }
 
 mod ioctl {
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
+    nix::ioctl_write_ptr_bad!(
+        set_header_length,
+        nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()),
+        libc::c_int
+    );
     // TUNSETIFF is declared with an int and takes a struct ifreq (linux/if_tun.h).
     nix::ioctl_write_ptr_bad!(
         set_interface,
@@ -65,12 +73,48 @@ mod ioctl {
     );
 }
 
+/// The device's flags: bare packets, with a header before each where the kernel is to say what a large one is.
+fn kind(offload: TunOffload) -> libc::c_short {
+    let header = if offload == TunOffload::None { 0 } else { libc::IFF_VNET_HDR };
+    (libc::IFF_TUN | libc::IFF_NO_PI | header) as libc::c_short
+}
+
+/// Tells the kernel what may be read from the device in one piece.
+fn ask_for(file: &impl AsRawFd, offload: TunOffload) -> Result<(), TunError> {
+    if offload != TunOffload::None {
+        let length = virtio::LENGTH as libc::c_int;
+        // SAFETY: the descriptor is open and `length` outlives the call.
+        unsafe { ioctl::set_header_length(file.as_raw_fd(), &raw const length) }
+            .map_err(|errno| TunError::from_io("setting the offload header's length", errno.into()))?;
+    }
+    // Also for none: what an earlier owner of the device asked for would stay.
+    // SAFETY: the descriptor is open and the call takes a number.
+    unsafe { ioctl::set_offload(file.as_raw_fd(), abilities(offload)) }
+        .map_err(|errno| TunError::from_io("asking for large packets on the TUN", errno.into()))?;
+    Ok(())
+}
+
 impl Tun {
-    /// Creates the device; `%d` in `pattern` becomes the first free number. At most 15 octets.
+    /// Creates the device; `%d` in `pattern` becomes the first free number. At most 15 octets. The device has the
+    /// first of `offload`'s abilities that the kernel grants.
     ///
     /// # Errors
-    /// The control device is missing, the process may not use it, or the kernel refuses the name.
-    pub fn create(pattern: &str) -> Result<Self, TunError> {
+    /// The control device is missing, the process may not use it, or the kernel refuses the name or each ability.
+    pub fn create(pattern: &str, offload: Offload) -> Result<Self, TunError> {
+        let mut refused = None;
+        for ability in offload.tun() {
+            match Self::create_with(pattern, *ability) {
+                Err(TunError::Failed { step, source }) => {
+                    tracing::debug!(?ability, step, %source, "the kernel does not offer this on the TUN");
+                    refused = Some(TunError::Failed { step, source });
+                }
+                result => return result,
+            }
+        }
+        Err(refused.unwrap_or(TunError::NoControlDevice))
+    }
+
+    fn create_with(pattern: &str, offload: TunOffload) -> Result<Self, TunError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -84,19 +128,19 @@ impl Tun {
         for (to, from) in request.ifr_name[..room].iter_mut().zip(pattern.bytes()) {
             *to = from.cast_signed();
         }
-        request.ifr_ifru.ifru_flags = KIND;
+        request.ifr_ifru.ifru_flags = kind(offload);
         // SAFETY: the descriptor is open and `request` is a valid `ifreq` that outlives the call.
         unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }
             .map_err(|errno| TunError::from_io("creating the TUN device", errno.into()))?;
-
-        Ok(Self { file, name: name_of(&request) })
+        ask_for(&file, offload)?;
+        Ok(Self { file, name: name_of(&request), offload })
     }
 
     /// Takes over a device that an earlier process created and left open.
     ///
     /// # Errors
-    /// The file is no TUN device of the kind that [`Tun::create`] makes, or the device is gone.
-    pub fn adopt(file: OwnedFd) -> Result<Self, TunError> {
+    /// The file is no TUN device of a kind that [`Tun::create`] makes with `offload`, or the device is gone.
+    pub fn adopt(file: OwnedFd, offload: Offload) -> Result<Self, TunError> {
         const STEP: &str = "taking over the TUN device of an earlier run";
         // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -105,11 +149,18 @@ impl Tun {
             .map_err(|errno| TunError::Failed { step: STEP, source: errno.into() })?;
         // SAFETY: the kernel has filled the flags, and any bits are valid for them.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
-        if flags != KIND {
+        let granted = |ability: &&TunOffload| flags == kind(**ability) && ask_for(&file, **ability).is_ok();
+        let Some(ability) = offload.tun().iter().find(granted) else {
             let source = io::Error::new(io::ErrorKind::InvalidData, "it is of another kind");
             return Err(TunError::Failed { step: STEP, source });
-        }
-        Ok(Self { file: File::from(file), name: name_of(&request) })
+        };
+        Ok(Self { file: File::from(file), name: name_of(&request), offload: *ability })
+    }
+
+    /// What the device carries in one read or write.
+    #[must_use]
+    pub fn offload(&self) -> TunOffload {
+        self.offload
     }
 
     /// The device's name, such as `flannel0`.
@@ -118,21 +169,62 @@ impl Tun {
         &self.name
     }
 
-    /// Reads one packet; blocks until there is one.
+    /// Reads one packet to the start of `packet`; blocks until there is one.
     ///
     /// # Errors
     /// As read(2): `EINTR` when a signal came, `EBADFD` when the device was deleted.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    pub fn receive(&self, packet: &mut [u8]) -> io::Result<(virtio::Header, usize)> {
+        self.read(packet, |vectors| rustix::io::readv(&self.file, vectors))
     }
 
-    /// Writes one packet, which the kernel takes as received on the device.
+    /// As [`Tun::receive`], without waiting (Linux 6.4).
     ///
     /// # Errors
-    /// As write(2): `EIO` when the device is down, `EBADFD` when it was deleted.
-    pub fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        (&self.file).write(packet)
+    /// `EAGAIN` when there is no packet, `EOPNOTSUPP` when this kernel would have to wait.
+    pub fn try_receive(&self, packet: &mut [u8]) -> io::Result<(virtio::Header, usize)> {
+        // An offset of -1 means the file's own position, which a device does not have.
+        self.read(packet, |vectors| {
+            rustix::io::preadv2(&self.file, vectors, u64::MAX, ReadWriteFlags::NOWAIT)
+        })
     }
+
+    fn read(
+        &self,
+        packet: &mut [u8],
+        call: impl FnOnce(&mut [IoSliceMut<'_>]) -> rustix::io::Result<usize>,
+    ) -> io::Result<(virtio::Header, usize)> {
+        if self.offload == TunOffload::None {
+            return Ok((virtio::Header::PLAIN, call(&mut [IoSliceMut::new(packet)])?));
+        }
+        let mut header = [0; virtio::LENGTH];
+        let length = call(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(packet)])?;
+        Ok((virtio::Header::from_bytes(header), length.saturating_sub(virtio::LENGTH)))
+    }
+
+    /// Writes one packet, which the kernel takes as received on the device. `offload` must be plain on a device
+    /// without offloads.
+    ///
+    /// # Errors
+    /// As write(2): `EIO` when the device is down, `EBADFD` when it was deleted, `EINVAL` when the kernel does not
+    /// take this large packet.
+    pub fn send(&self, offload: virtio::Header, packet: &[u8]) -> io::Result<usize> {
+        let header = offload.to_bytes();
+        let vectors = [IoSlice::new(&header), IoSlice::new(packet)];
+        let skipped = usize::from(self.offload == TunOffload::None);
+        Ok(rustix::io::writev(&self.file, &vectors[skipped..])?)
+    }
+}
+
+/// The bits of `TUNSETOFFLOAD`. The kernel takes either both kinds of USO or none.
+const fn abilities(offload: TunOffload) -> libc::c_int {
+    const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    // TUN_F_USO4 and TUN_F_USO6 (linux/if_tun.h, Linux 6.2).
+    const USO: libc::c_uint = 0x20 | 0x40;
+    (match offload {
+        TunOffload::None => 0,
+        TunOffload::Tcp => TCP,
+        TunOffload::TcpAndUdp => TCP | USO,
+    }) as libc::c_int
 }
 
 impl AsFd for Tun {

@@ -1,12 +1,14 @@
 //! The tunnel's UDP socket, and the raw socket for ICMP errors.
 
+pub mod batch;
+
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -66,7 +68,6 @@ pub fn open(address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
 }
 
 fn enlarge_queues(socket: &Socket) {
-    use nix::sys::socket::setsockopt;
     let (size, wanted) = (QUEUE as usize, QUEUE);
     if setsockopt(socket, sockopt::RcvBufForce, &size).is_err()
         || setsockopt(socket, sockopt::SndBufForce, &size).is_err()
@@ -77,6 +78,30 @@ fn enlarge_queues(socket: &Socket) {
             .and_then(|()| socket.set_send_buffer_size(size))
             .and_then(|()| Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?)));
         tracing::info!(wanted, ?granted, "socket queues are limited by net.core.rmem_max and wmem_max");
+    }
+}
+
+/// Which runs of datagrams the kernel handles on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunSupport {
+    /// `UDP_SEGMENT` (Linux 4.18): one send carries a run.
+    pub send: bool,
+    /// `UDP_GRO` (Linux 5.0): one receive may.
+    pub receive: bool,
+}
+
+/// Asks the kernel for runs on `socket`. Sending them is asked for with each run, so the socket is left as it is.
+pub fn enable_runs(socket: &UdpSocket) -> RunSupport {
+    RunSupport {
+        send: getsockopt(socket, sockopt::UdpGsoSegment).is_ok(),
+        receive: setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok(),
+    }
+}
+
+/// Takes back what an earlier run may have asked for with [`enable_runs`].
+pub fn disable_runs(socket: &UdpSocket) {
+    if let Err(error) = setsockopt(socket, sockopt::UdpGroSegment, &false) {
+        tracing::debug!(%error, "the socket may go on receiving runs");
     }
 }
 

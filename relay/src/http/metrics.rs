@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        counters::{Counters, Direction, DropReason, ICMP_TYPES, IcmpSuppressed},
+        counters::{Bulk, Counters, Direction, DropReason, ICMP_TYPES, IcmpSuppressed},
         routes::Routes,
     },
     registry::follow::FollowStats,
@@ -135,6 +135,13 @@ impl Sources {
             page.labelled(suppressed, &format!(r#"cause="{}""#, cause.name()), count);
         }
 
+        let in_use = "relay_offload_in_use";
+        page.head(in_use, "gauge", "Whether the kernel handles this many packets at a time.");
+        for kind in Bulk::ALL {
+            let labels = format!(r#"kind="{}""#, kind.name());
+            page.labelled(in_use, &labels, u8::from(self.counters.in_use(kind)));
+        }
+
         let routes = self.routes.get();
         page.single("relay_routes", "gauge", "Routes in the table.", routes.map_or(0, |routes| routes.len()));
         page.single(
@@ -222,10 +229,10 @@ mod tests {
     #[test]
     fn counts_appear_under_the_names_that_dashboards_know() {
         let sources = Sources::new(Arc::new(Health::starting("test")));
-        sources.counters.outbound.received(100);
-        sources.counters.outbound.received(50);
-        sources.counters.outbound.passed(100);
-        sources.counters.outbound.dropped(DropReason::NoRoute);
+        sources.counters.outbound.received(1, 100);
+        sources.counters.outbound.received(1, 50);
+        sources.counters.outbound.passed(1, 100);
+        sources.counters.outbound.dropped(DropReason::NoRoute, 1);
         let text = sources.render();
         for line in [
             "relay_tun_read_packets_total 2",

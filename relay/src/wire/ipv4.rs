@@ -7,6 +7,9 @@ use super::checksum;
 /// Octets of a header without options.
 pub const MIN_HEADER: usize = 20;
 
+/// Where the payload's protocol number lies, in octets from the start of the header.
+pub const PROTOCOL: usize = field::PROTOCOL;
+
 /// Where each field lies, in octets from the start of the header.
 mod field {
     use std::ops::Range;
@@ -134,6 +137,11 @@ impl<B: AsRef<[u8]>> Packet<B> {
         self.word(field::FLAGS_OFFSET) & 0x4000 != 0
     }
 
+    /// Whether it is one of several fragments of a datagram.
+    pub fn is_fragment(&self) -> bool {
+        self.word(field::FLAGS_OFFSET) & 0x3fff != 0
+    }
+
     /// Where the payload lies in the original datagram, in octets: zero for a whole datagram or a first fragment.
     pub fn fragment_offset(&self) -> usize {
         usize::from(self.word(field::FLAGS_OFFSET) & 0x1fff) * 8
@@ -149,6 +157,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Packet<B> {
         bytes[field::TTL] = bytes[field::TTL].wrapping_sub(1);
         bytes[field::CHECKSUM].copy_from_slice(&updated.to_be_bytes());
     }
+}
+
+/// The sum of the pseudo header of TCP and UDP (RFC 768, RFC 9293), not folded and without the length. `header` is
+/// an IPv4 header, [`MIN_HEADER`] octets or more.
+#[must_use]
+pub fn pseudo_header(header: &[u8]) -> u32 {
+    u32::from(checksum::sum(&header[field::SOURCE.start..field::DESTINATION.end]))
+        + u32::from(header[field::PROTOCOL])
 }
 
 /// The 20 octets of a header that the kernel completes when sent through an `IPPROTO_RAW` socket:

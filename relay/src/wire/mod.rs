@@ -3,3 +3,6 @@
 pub mod checksum;
 pub mod icmpv4;
 pub mod ipv4;
+pub mod tcp;
+pub mod udp;
+pub mod virtio;

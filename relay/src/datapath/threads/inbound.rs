@@ -1,0 +1,148 @@
+//! The thread from the underlay to the TUN.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+
+use super::{DataPath, DataPathError, PAUSE};
+use crate::{
+    datapath::{
+        MAX_PACKET, Verdict,
+        coalesce::{Coalescer, Emission},
+        counters::{Bulk, Direction, DropReason},
+        inbound,
+        report::Reporter,
+        segment::Plan,
+        tun,
+        udp::{
+            RunSupport,
+            batch::{self, Arrivals},
+        },
+    },
+    wire::{
+        ipv4::Packet,
+        virtio::{Gso, Header},
+    },
+};
+
+pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
+    let counters = &path.counters.inbound;
+    let mut reporter = Reporter::new(&path.icmp, counters);
+    let mut coalescer = Coalescer::new(path.tun.offload());
+    let mut writer = Writer {
+        path,
+        counters,
+        stop,
+        scratch: vec![0; MAX_PACKET].into(),
+        failed: None,
+        refused: None,
+        gone: false,
+    };
+    let mut arrivals = Arrivals::new(if path.offload.batches() { batch::RECEIVE } else { 1 });
+    while !stop.load(Relaxed) {
+        match arrivals.receive(&path.udp) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                reporter.log(&error, "receiving from the underlay");
+                thread::sleep(PAUSE);
+                continue;
+            }
+        }
+        for (arrival, octets) in arrivals.iter_mut() {
+            for datagram in batch::datagrams(octets, arrival.stride) {
+                counters.received(1, datagram.len());
+                match inbound::decide(datagram, arrival.node, &path.routes, path.own_subnet) {
+                    Verdict::Forward(deliver) => {
+                        coalescer.push(&datagram[..deliver.length], &mut |large| writer.write(large));
+                    }
+                    Verdict::Drop(reason) => counters.dropped(reason, 1),
+                    Verdict::Reject(reason, error) => {
+                        counters.dropped(reason, 1);
+                        reporter.answer(datagram, error);
+                    }
+                }
+            }
+        }
+        coalescer.finish(&mut |large| writer.write(large));
+        if let Some(kind) = writer.refused.take() {
+            coalescer.give_up(kind);
+            let kind = if kind == Gso::Tcp4 { Bulk::TunTcp } else { Bulk::TunUdp };
+            path.counters.set_in_use(kind, false);
+        }
+        if let Some(error) = writer.failed.take() {
+            reporter.log(&error, "writing to the TUN");
+        }
+        if writer.gone {
+            return Err(DataPathError::DeviceGone(path.tun.name().to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Writes to the TUN and remembers what went wrong.
+struct Writer<'a> {
+    path: &'a DataPath,
+    counters: &'a Direction,
+    stop: &'a AtomicBool,
+    /// Where a large packet is cut again.
+    scratch: Box<[u8]>,
+    failed: Option<io::Error>,
+    /// The kind of large packet that the kernel does not take.
+    refused: Option<Gso>,
+    gone: bool,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, large: Emission<'_>) {
+        match self.try_write(large.offload, large.packet) {
+            Ok(()) => self.counters.passed(large.count, large.octets),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && large.count > 1 => {
+                self.write_apart(large, &error);
+            }
+            Err(error) => self.fail(error, large.count),
+        }
+    }
+
+    /// Writes the packets of a large one that the kernel did not take, one by one.
+    fn write_apart(&mut self, large: Emission<'_>, error: &io::Error) {
+        let plan =
+            Packet::new_checked(large.packet).ok().and_then(|packet| Plan::new(&packet, &large.offload).ok());
+        let Some(plan) = plan else {
+            // What was merged can be cut; were it not so, the packets are still accounted for.
+            return self.counters.dropped(DropReason::WriteFailed, large.count);
+        };
+        let mut segments = plan.segments(large.packet);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        while let Some(length) = segments.write_next(&mut scratch) {
+            match self.try_write(Header::PLAIN, &scratch[..length]) {
+                Ok(()) => {
+                    if self.refused.replace(large.offload.gso).is_none() {
+                        tracing::warn!(%error, kind = ?large.offload.gso, "the TUN takes no large packets of this kind: writing single ones from now on");
+                    }
+                    self.counters.passed(1, length);
+                }
+                Err(error) => self.fail(error, 1),
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn try_write(&self, offload: Header, packet: &[u8]) -> io::Result<()> {
+        loop {
+            match self.path.tun.send(offload, packet) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted && !self.stop.load(Relaxed) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: io::Error, packets: usize) {
+        self.counters.dropped(DropReason::WriteFailed, packets);
+        self.gone |= tun::is_gone(&error);
+        self.failed = Some(error);
+    }
+}

@@ -1,0 +1,232 @@
+//! The thread from the TUN to the underlay.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+
+use super::{DataPath, DataPathError, PAUSE};
+use crate::{
+    datapath::{
+        ENCAPSULATION, MAX_PACKET, Verdict,
+        counters::{Bulk, Direction, DropReason},
+        outbound,
+        report::Reporter,
+        runs::{Run, Runs},
+        tun,
+        udp::{self, RunSupport, batch},
+    },
+    wire::{icmpv4::Error, ipv4::Packet, virtio},
+};
+
+pub(super) fn run(path: &DataPath, support: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
+    let counters = &path.counters.outbound;
+    let mut outbound = Outbound {
+        path,
+        counters,
+        runs: Runs::new(support.send),
+        quote: vec![0; MAX_PACKET].into(),
+        sender: Sender { path, counters, reporter: Reporter::new(&path.icmp, counters), stop },
+    };
+    let mut packet = vec![0; MAX_PACKET];
+    let mut drains = path.offload.batches();
+    let mut busy = false;
+    while !stop.load(Relaxed) {
+        match path.tun.receive(&mut packet) {
+            Ok((offload, length)) => outbound.take(&offload, &mut packet[..length]),
+            Err(error) => {
+                outbound.read_failed(&error)?;
+                continue;
+            }
+        }
+        // A packet that comes alone leaves at once; it waits for company only when the last one had some.
+        if !busy || !drains {
+            outbound.flush();
+        }
+        busy = false;
+        while drains && !stop.load(Relaxed) {
+            match path.tun.try_receive(&mut packet) {
+                Ok((offload, length)) => {
+                    busy = true;
+                    outbound.take(&offload, &mut packet[..length]);
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => break,
+                    Some(libc::EOPNOTSUPP) => drains = false,
+                    _ => outbound.read_failed(&error)?,
+                },
+            }
+        }
+        outbound.flush();
+    }
+    Ok(())
+}
+
+struct Outbound<'a> {
+    path: &'a DataPath,
+    counters: &'a Direction,
+    runs: Runs,
+    /// What an ICMP error quotes: the first packet of a large one, as it would have gone out.
+    quote: Box<[u8]>,
+    sender: Sender<'a>,
+}
+
+impl Outbound<'_> {
+    fn take(&mut self, offload: &virtio::Header, packet: &mut [u8]) {
+        let (plan, verdict) = outbound::decide(packet, offload, &self.path.routes);
+        self.counters.received(plan.count(), plan.octets());
+        match verdict {
+            Verdict::Forward(node) => {
+                let mut segments = plan.segments(packet);
+                while let Some(length) = segments.write_next(self.runs.room()) {
+                    self.runs.push(node, length);
+                    if self.runs.is_full() {
+                        self.flush();
+                    }
+                }
+            }
+            Verdict::Drop(reason) => self.counters.dropped(reason, plan.count()),
+            Verdict::Reject(reason, error) => {
+                self.counters.dropped(reason, plan.count());
+                if let Some(length) = plan.segments(packet).write_next(&mut self.quote) {
+                    self.sender.reporter.answer(&self.quote[..length], error);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let (buffer, runs) = self.runs.waiting();
+        let segments = self.sender.send(buffer, runs);
+        self.runs.clear();
+        if !segments {
+            self.runs.stop_segmenting();
+            self.path.counters.set_in_use(Bulk::UdpSend, false);
+        }
+    }
+
+    fn read_failed(&mut self, error: &io::Error) -> Result<(), DataPathError> {
+        if tun::is_gone(error) {
+            return Err(DataPathError::DeviceGone(self.path.tun.name().to_owned()));
+        }
+        if error.kind() != io::ErrorKind::Interrupted {
+            self.sender.reporter.log(error, "reading from the TUN");
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+}
+
+/// Sends runs, waiting for room in the socket's queue: the TUN's own queue holds the senders back meanwhile.
+struct Sender<'a> {
+    path: &'a DataPath,
+    counters: &'a Direction,
+    reporter: Reporter<'a>,
+    stop: &'a AtomicBool,
+}
+
+impl Sender<'_> {
+    /// Sends all runs in order. False when the kernel turned out not to segment.
+    fn send(&mut self, buffer: &[u8], mut runs: &[Run]) -> bool {
+        let mut segments = true;
+        while let Some((run, rest)) = runs.split_first() {
+            match self.try_send(buffer, runs) {
+                Ok(sent) => {
+                    for run in &runs[..sent] {
+                        self.counters.passed(run.count, run.length);
+                    }
+                    runs = &runs[sent..];
+                }
+                Err(error) => {
+                    segments &= self.refused(buffer, *run, &error);
+                    runs = rest;
+                }
+            }
+        }
+        segments
+    }
+
+    fn try_send(&self, buffer: &[u8], runs: &[Run]) -> io::Result<usize> {
+        loop {
+            match batch::send(&self.path.udp, self.path.port, buffer, runs) {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+                        && !self.stop.load(Relaxed) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Deals with a run that the kernel did not take. False when it does not segment.
+    fn refused(&mut self, buffer: &[u8], run: Run, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => self.fit(buffer, run),
+            // EIO: the interface computes no checksums (Linux before 6.11) or the route is transformed (xfrm).
+            Some(libc::EIO | libc::EINVAL) if run.count > 1 => {
+                // When single datagrams are refused as well, it is not the segmenting.
+                let passed =
+                    run.datagrams().filter(|place| self.send_single(buffer, run.node, place.clone())).count();
+                if passed > 0 {
+                    tracing::warn!(%error, "the kernel does not segment UDP here: sending single datagrams from now on");
+                    return false;
+                }
+            }
+            _ => {
+                self.counters.dropped(DropReason::SendFailed, run.count);
+                self.reporter.log(error, "sending to the underlay");
+            }
+        }
+        true
+    }
+
+    fn send_single(&mut self, buffer: &[u8], node: Ipv4Addr, place: std::ops::Range<usize>) -> bool {
+        let length = place.len();
+        let single = Run { node, start: place.start, length, stride: length, count: 1 };
+        match self.try_send(buffer, &[single]) {
+            Ok(_) => {
+                self.counters.passed(1, length);
+                return true;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.counters.dropped(DropReason::TooLong, 1);
+            }
+            Err(error) => {
+                self.counters.dropped(DropReason::SendFailed, 1);
+                self.reporter.log(&error, "sending to the underlay");
+            }
+        }
+        false
+    }
+
+    /// Deals with a run of datagrams too long for the path: the kernel fragments single datagrams only.
+    ///
+    /// A source that forbids fragments is told, once, and its packet dropped. Where no error may be sent, or the
+    /// rate does not allow one, the packet is carried in fragments all the same: no black hole.
+    fn fit(&mut self, buffer: &[u8], run: Run) {
+        let limit = match udp::path_mtu(run.node, self.path.port) {
+            Ok(mtu) => mtu.saturating_sub(ENCAPSULATION as u16),
+            Err(error) => {
+                self.reporter.log(&error, "asking for the path MTU");
+                u16::MAX
+            }
+        };
+        let mut told = None;
+        for place in run.datagrams() {
+            let packet = &buffer[place.clone()];
+            let unfragmentable = || Packet::new_checked(packet).is_ok_and(|packet| packet.dont_fragment());
+            if packet.len() > usize::from(limit) && unfragmentable() {
+                let flow = packet.get(9).zip(packet.get(12..24));
+                if (flow.is_some() && told == flow)
+                    || self.reporter.answer(packet, Error::FragmentationNeeded { mtu: limit })
+                {
+                    told = flow;
+                    self.counters.dropped(DropReason::TooLong, 1);
+                    continue;
+                }
+            }
+            self.send_single(buffer, run.node, place);
+        }
+    }
+}

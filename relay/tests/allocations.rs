@@ -1,0 +1,136 @@
+//! The data path takes no memory per packet.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+};
+
+use relay::{
+    datapath::{
+        Verdict,
+        coalesce::Coalescer,
+        icmp, inbound,
+        offload::TunOffload,
+        outbound,
+        routes::Routes,
+        runs::Runs,
+        udp::{
+            self,
+            batch::{self, Arrivals},
+        },
+    },
+    wire::{
+        checksum, icmpv4,
+        virtio::{Gso, Header},
+    },
+};
+
+/// Counts what the current thread asks for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.set(ASKED.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const SEGMENT: usize = 1420;
+
+/// A TCP packet of `payload` octets from one subnet to the other, its checksum left open as the kernel does.
+fn large_packet(payload: usize) -> (Header, Vec<u8>) {
+    let total = 40 + payload;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 5, 56, 2, 10, 5, 17, 2];
+    packet[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+    let sum = checksum::checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend([0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    packet.resize(total, 0x5a);
+    let offload = Header {
+        needs_checksum: true,
+        gso: Gso::Tcp4,
+        header_length: 0,
+        segment: SEGMENT as u16,
+        checksum_start: 20,
+        checksum_offset: 16,
+    };
+    (offload, packet)
+}
+
+#[test]
+fn a_million_octets_through_both_directions_ask_for_no_memory() {
+    let (sender, receiver) = (UdpSocket::bind((HERE, 0)).unwrap(), UdpSocket::bind((HERE, 0)).unwrap());
+    let SocketAddr::V4(address) = receiver.local_addr().unwrap() else { panic!("bound to IPv4") };
+    assert!(udp::enable_runs(&receiver).receive);
+    let outward = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
+    outward.apply(&[("10.5.17.0/24".parse().unwrap(), Some(HERE))], 1);
+    let inward = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
+    inward.apply(&[("10.5.56.0/24".parse().unwrap(), Some(HERE))], 1);
+
+    let (offload, fresh) = large_packet(40 * SEGMENT);
+    let mut packet = fresh.clone();
+    let (mut runs, mut arrivals) = (Runs::new(true), Arrivals::new(batch::RECEIVE));
+    let mut coalescer = Coalescer::new(TunOffload::TcpAndUdp);
+    let (mut sent, mut written, mut writes, mut answers) = (0, 0, 0, 0);
+
+    let before = ASKED.get();
+    for _ in 0..20 {
+        packet.copy_from_slice(&fresh);
+        let (plan, verdict) = outbound::decide(&mut packet, &offload, &outward);
+        let Verdict::Forward(node) = verdict else { panic!("{verdict:?}") };
+        let mut segments = plan.segments(&packet);
+        while let Some(length) = segments.write_next(runs.room()) {
+            runs.push(node, length);
+        }
+        sent += plan.count();
+        let (buffer, waiting) = runs.waiting();
+        assert_eq!(batch::send(&sender, address.port(), buffer, waiting).unwrap(), waiting.len());
+        runs.clear();
+        while written < sent {
+            arrivals.receive(&receiver).unwrap();
+            for (arrival, octets) in arrivals.iter_mut() {
+                for datagram in batch::datagrams(octets, arrival.stride) {
+                    let subnet = "10.5.17.0/24".parse().unwrap();
+                    let Verdict::Forward(deliver) = inbound::decide(datagram, arrival.node, &inward, subnet)
+                    else {
+                        panic!("not admitted");
+                    };
+                    answers += usize::from(
+                        icmp::error_about(&datagram[..deliver.length], icmpv4::Error::TimeExceeded).is_some(),
+                    );
+                    coalescer.push(&datagram[..deliver.length], &mut |large| {
+                        written += large.count;
+                        writes += 1;
+                    });
+                }
+            }
+            coalescer.finish(&mut |large| {
+                written += large.count;
+                writes += 1;
+            });
+        }
+    }
+    let asked = ASKED.get() - before;
+
+    assert_eq!((sent, written, answers), (800, 800, 800));
+    assert!(writes < 100, "{writes} writes: large packets were merged");
+    assert_eq!(asked, 0);
+    drop(vec![0u8; 1]);
+    assert!(ASKED.get() > before, "the allocator counts");
+}
