@@ -3,4 +3,6 @@
 pub mod frame;
 pub mod pcapng;
 pub mod recorder;
+mod ring;
+mod slot;
 pub mod socket;
