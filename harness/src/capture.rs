@@ -3,5 +3,7 @@
 pub mod frame;
 pub mod pcapng;
 pub mod recorder;
+mod ring;
 pub mod run;
+mod slot;
 pub mod socket;

@@ -1,25 +1,37 @@
 //! A packet socket on all interfaces of a namespace.
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 use super::frame::{Direction, Link};
-use crate::socket::{control_messages, received, set_option};
+use super::ring::Ring;
+use super::slot::{OFFLOAD_HEADER_LEN, Slot};
+use crate::socket::set_option;
 
 /// The largest frame: a 64 KiB super-packet with its link header.
 const FRAME_LEN: usize = 65_536 + 64 + OFFLOAD_HEADER_LEN;
-/// Asked of the kernel for each socket; without privilege it grants `net.core.rmem_max`.
+/// Asked of the kernel for the packets that are longer than a slot of the ring; without privilege it grants
+/// `net.core.rmem_max`.
 const RECEIVE_BUFFER_LEN: usize = 8 << 20;
 
 /// A non-blocking `AF_PACKET` socket that records both directions of every interface of a namespace but `lo`, those
 /// that appear later among them (packet(7)).
+///
+/// It reads a ring because a packet in a socket's queue shares its octets with the packet that goes on, and not every
+/// part of the kernel copies before it writes: where a node reassembles fragments (connection tracking), the fast path
+/// of `ip_do_fragment` puts the headers of the packets that it sends over those of the ones that were received.
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: Socket,
+    ring: Mutex<Ring>,
+    /// Packets that neither their slot nor the queue had room for in full, since the last statistics.
+    truncated: AtomicU32,
 }
 
 /// What the socket says of one packet.
@@ -43,17 +55,12 @@ pub struct Capture {
     pub segment: Option<u16>,
 }
 
-/// Octets of the `virtio_net_hdr` before each frame (packet(7), `PACKET_VNET_HDR`).
-const OFFLOAD_HEADER_LEN: usize = 10;
-/// `VIRTIO_NET_HDR_GSO_UDP_L4` (linux/virtio_net.h).
-const GSO_UDP: u8 = 5;
-
 /// What the kernel counted at a socket since it was last asked (`PACKET_STATISTICS`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Packets that passed the socket's interface, dropped ones included.
     pub packets: u32,
-    /// Packets of those that the socket had no room for.
+    /// Packets of those that the socket had no room for, at all or in full.
     pub drops: u32,
 }
 
@@ -61,20 +68,22 @@ impl PacketSocket {
     /// Opens a socket in the namespace of the calling thread.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW in the namespace.
+    /// Without CAP_NET_RAW in the namespace, or without the memory for the ring.
     pub fn open() -> io::Result<Self> {
         // Protocol 0 until it is set up, so that nothing gets in before.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+        // Received packets are stamped when they arrive, not when their turn at the tap has come.
         set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         let len = libc::c_int::try_from(RECEIVE_BUFFER_LEN).unwrap_or(libc::c_int::MAX);
         if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, len).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
         }
         socket.attach_filter(&NOT_LOOPBACK)?;
+        // Before the ring, which the kernel lays out by it.
+        set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+        let ring = Ring::open(&socket)?;
         socket.bind(&every_interface())?;
-        Ok(Self { socket })
+        Ok(Self { socket, ring: Mutex::new(ring), truncated: AtomicU32::new(0) })
     }
 
     /// The name of an interface of the socket's namespace (netdevice(7), `SIOCGIFNAME`), unless it is gone.
@@ -87,41 +96,41 @@ impl PacketSocket {
     /// # Errors
     /// `ENETDOWN` once after an interface was set down or removed.
     pub fn receive(&self) -> io::Result<Option<Capture>> {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = ring.take(|octets| {
+            let slot = Slot::parse(octets);
+            let octets = if slot.queued { self.queued(slot.octets)? } else { slot.octets.to_vec() };
+            if u32::try_from(octets.len()).is_ok_and(|len| len < slot.wire_len) {
+                self.truncated.fetch_add(1, Ordering::Relaxed);
+            }
+            let Slot { index, direction, at, link, wire_len, checksum_pending, segment, .. } = slot;
+            Ok(Capture { index, direction, at, link, octets, wire_len, checksum_pending, segment })
+        })?;
+        // What is wrong with the socket wakes whoever polls it until it is taken.
+        if taken.is_none()
+            && let Some(error) = self.socket.take_error()?
+        {
+            return Err(error);
+        }
+        Ok(taken)
+    }
+
+    /// The packet of which a slot had room for `start` only. Packets are queued in the order of their slots.
+    fn queued(&self, start: &[u8]) -> io::Result<Vec<u8>> {
         let mut octets = Vec::<u8>::with_capacity(FRAME_LEN);
-        let mut control = [MaybeUninit::<u8>::uninit(); 256];
-        let mut address = empty_address();
-        let mut slices = [MaybeUninitSlice::new(octets.spare_capacity_mut())];
-        let mut message =
-            MsgHdrMut::new().with_addr(&mut address).with_buffers(&mut slices).with_control(&mut control);
-        let len = match self.socket.recvmsg(&mut message, 0) {
+        let len = match self.socket.recv(octets.spare_capacity_mut()) {
             Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(start.to_vec()),
             Err(error) => return Err(error),
         };
-        let control_len = message.control_len();
-        // SAFETY: recvmsg(2) initialised the first `len` octets of the buffer.
+        // SAFETY: recv(2) initialised the first `len` octets of the buffer.
         unsafe { octets.set_len(len) };
-        let frame = octets.split_off(OFFLOAD_HEADER_LEN.min(len));
-        let segment = (octets.get(1) == Some(&GSO_UDP)).then(|| u16::from_ne_bytes(array(&octets, 4)));
-        let len = frame.len();
-        // SAFETY: recvmsg(2) initialised the first `control_len` octets.
-        let control = unsafe { received(&control, control_len) };
-        let control = Control::parse(&control);
-        let address = link_address(&address);
-        Ok(Some(Capture {
-            index: u32::try_from(address.sll_ifindex).unwrap_or(0),
-            direction: if address.sll_pkttype == libc::PACKET_OUTGOING {
-                Direction::Out
-            } else {
-                Direction::In
-            },
-            at: control.at,
-            link: if address.sll_hatype == libc::ARPHRD_ETHER { Link::Ethernet } else { Link::Ip },
-            wire_len: control.wire_len.max(u32::try_from(len).unwrap_or(u32::MAX)),
-            checksum_pending: control.checksum_pending,
-            octets: frame,
-            segment: segment.filter(|segment| *segment > 0),
-        }))
+        let mut octets = octets.split_off(OFFLOAD_HEADER_LEN.min(len));
+        // The slot's are from when the packet passed, the queue's may have been written to since.
+        if let Some(shared) = octets.get_mut(..start.len()) {
+            shared.copy_from_slice(start);
+        }
+        Ok(octets)
     }
 
     /// Counts since the last call.
@@ -144,7 +153,8 @@ impl PacketSocket {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Statistics { packets: raw.tp_packets, drops: raw.tp_drops })
+        let truncated = self.truncated.swap(0, Ordering::Relaxed);
+        Ok(Statistics { packets: raw.tp_packets, drops: raw.tp_drops.saturating_add(truncated) })
     }
 }
 
@@ -158,46 +168,6 @@ impl AsRawFd for PacketSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
-}
-
-/// What the control messages beside a frame say.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Control {
-    at: Duration,
-    wire_len: u32,
-    checksum_pending: bool,
-}
-
-impl Control {
-    fn parse(octets: &[u8]) -> Self {
-        let mut control = Self::default();
-        for (level, kind, data) in control_messages(octets) {
-            match (level, kind) {
-                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) if data.len() >= 16 => {
-                    let seconds = u64::from_ne_bytes(array(data, 0));
-                    let nanoseconds = u64::from_ne_bytes(array(data, 8));
-                    control.at = Duration::new(seconds, u32::try_from(nanoseconds).unwrap_or(0));
-                }
-                // struct tpacket_auxdata: status, len, snaplen, …
-                (libc::SOL_PACKET, libc::PACKET_AUXDATA) if data.len() >= 8 => {
-                    let status = u32::from_ne_bytes(array(data, 0));
-                    control.checksum_pending = status & libc::TP_STATUS_CSUMNOTREADY != 0;
-                    control.wire_len = u32::from_ne_bytes(array(data, 4));
-                }
-                _ => {}
-            }
-        }
-        control
-    }
-}
-
-/// `N` octets from `offset`, zero where there are none.
-fn array<const N: usize>(octets: &[u8], offset: usize) -> [u8; N] {
-    let mut array = [0; N];
-    if let Some(source) = octets.get(offset..offset + N) {
-        array.copy_from_slice(source);
-    }
-    array
 }
 
 /// Drops what passes `lo`, which has index 1 in every namespace: the lab's own questions to the daemons.
@@ -228,34 +198,4 @@ fn every_interface() -> SockAddr {
     let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
     // SAFETY: the storage holds a sockaddr_ll of `len` octets.
     unsafe { SockAddr::new(storage, len) }
-}
-
-/// Room for the address of a received frame.
-fn empty_address() -> SockAddr {
-    let storage = SockAddrStorage::zeroed();
-    let len = storage.size_of();
-    // SAFETY: an all-zero storage is a valid address of family AF_UNSPEC.
-    unsafe { SockAddr::new(storage, len) }
-}
-
-/// The address that the kernel put beside a frame.
-fn link_address(address: &SockAddr) -> libc::sockaddr_ll {
-    // SAFETY: the address came from a packet socket, so it is a sockaddr_ll, which fits in the storage behind it.
-    unsafe { *address.as_ptr().cast::<libc::sockaddr_ll>() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::socket::tests::message;
-
-    #[test]
-    fn control_messages_give_time_length_and_checksum_state() {
-        let mut octets =
-            message(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, &[7u64, 9].map(u64::to_ne_bytes).concat());
-        let auxdata = [libc::TP_STATUS_CSUMNOTREADY, 1514, 1514, 0, 0].map(u32::to_ne_bytes).concat();
-        octets.extend(message(libc::SOL_PACKET, libc::PACKET_AUXDATA, &auxdata));
-        let expected = Control { at: Duration::new(7, 9), wire_len: 1514, checksum_pending: true };
-        assert_eq!(Control::parse(&octets), expected);
-    }
 }

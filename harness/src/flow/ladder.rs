@@ -223,7 +223,9 @@ fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {
     };
     let port = |port: u16| if port == map.port { format!(":{port}") } else { String::from(":other") };
     let mut inside = vec![format!("ttl {}", outer.ttl), outer_length(hop)];
-    inside.extend(traits(outer));
+    // The kernel gives a run of datagrams sent at once (`UDP_SEGMENT`) no DF and a single one DF, and what shares a run
+    // is a matter of time: outer DF says nothing about the packet.
+    inside.extend(traits(&Ipv4 { df: false, ..outer.clone() }));
     inside.extend(defects(outer, None));
     format!(
         "in udp {}{} > {}{} ({})",
