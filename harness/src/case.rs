@@ -133,8 +133,7 @@ async fn judge(
     let unrecorded = runner.lab.recorder.lost();
     if unrecorded > 0 {
         return Verdict::Inconclusive(format!(
-            "the kernel had no room for {unrecorded} packets of the recording; it ran with too much beside it, or \
-             net.core.rmem_max is too small"
+            "the kernel had no room for {unrecorded} packets of the recording; it ran with too much beside it"
         ));
     }
     let mut findings = runner.problems().to_vec();

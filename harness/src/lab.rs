@@ -197,6 +197,7 @@ impl Lab {
         for container in lab.topology.containers.clone() {
             lab.wire_container(&container).await?;
         }
+        lab.record()?;
         Ok(lab)
     }
 
@@ -253,8 +254,24 @@ impl Lab {
         host.set("net.ipv4.ip_forward", "1")?;
         self.join_underlay(switch, &host, node.address).await?;
         let bridge = self.topology.bridge.clone();
-        host.netlink.add_bridge(&bridge).await?;
-        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Underlay), (&bridge, Role::Bridge)])?)
+        Ok(host.netlink.add_bridge(&bridge).await?)
+    }
+
+    /// Records every interface of interest from now on.
+    fn record(&mut self) -> Result<(), Error> {
+        let mut recorder = std::mem::replace(&mut self.recorder, Recorder::new(self.topology.port));
+        let bridge = self.topology.bridge.as_str();
+        let mut recorded = Vec::new();
+        for node in &self.topology.nodes {
+            let roles = vec![(INTERFACE, Role::Underlay), (bridge, Role::Bridge)];
+            recorded.push((&self.host(&node.name)?.namespace, roles));
+        }
+        for container in &self.topology.containers {
+            recorded.push((&self.host(&container.name)?.namespace, vec![(INTERFACE, Role::Container)]));
+        }
+        recorder.add(&recorded)?;
+        self.recorder = recorder;
+        Ok(())
     }
 
     async fn wire_container(&mut self, container: &Container) -> Result<(), Error> {
@@ -263,8 +280,7 @@ impl Lab {
         let mtu = self.topology.mtu.saturating_sub(ENCAPSULATION_LEN);
         let bridge = Some(self.topology.bridge.as_str());
         node.netlink.add_veth(&container.name, bridge, mtu, (&host.namespace, INTERFACE)).await?;
-        host.netlink.set_up(INTERFACE, true).await?;
-        Ok(self.recorder.add(&host.namespace, &[(INTERFACE, Role::Container)])?)
+        Ok(host.netlink.set_up(INTERFACE, true).await?)
     }
 
     /// Starts the daemons of several nodes at once.
@@ -370,6 +386,7 @@ impl Lab {
         {
             tracing::warn!(%error, "etcd not ended");
         }
+        self.recorder.end().await;
         let mut left = leaks::processes(self.hosts.values().map(|host| &host.namespace));
         let dir = self.dir.clone();
         // The namespaces and the directory go with the lab.

@@ -86,27 +86,53 @@ impl Recorder {
         Self { taps: Vec::new(), recording: Arc::new(Mutex::new(recording)) }
     }
 
-    /// Starts recording at the interfaces of `namespace` that are named in `roles`, and at every device of the overlay
-    /// there, whenever it appears.
+    /// Starts recording in several namespaces: at the interfaces named in their roles, and at every device of the
+    /// overlay there, whenever it appears.
+    ///
+    /// The sockets are opened side by side: for each the kernel waits until all its processors have taken note.
     ///
     /// # Errors
-    /// When no packet socket can be opened there.
-    pub fn add(&mut self, namespace: &Namespace, roles: &[(&str, Role)]) -> Result<(), Error> {
-        let error = |source| Error::Socket { host: namespace.name().to_owned(), source };
-        let opened = namespace.run(|| {
-            let socket = PacketSocket::open()?;
+    /// When no packet socket can be opened in one of them.
+    pub fn add(&mut self, hosts: &[(&Namespace, Vec<(&str, Role)>)]) -> Result<(), Error> {
+        let open = |namespace: &Namespace| namespace.run(PacketSocket::open);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let opening: Vec<_> =
+                hosts.iter().map(|(namespace, _)| scope.spawn(|| open(namespace))).collect();
+            let joined = opening.into_iter().map(|thread| thread.join());
+            joined.map(|opened| opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        for ((namespace, roles), opened) in hosts.iter().zip(opened) {
+            let error = |source| Error::Socket { host: namespace.name().to_owned(), source };
+            let socket = opened?.map_err(error)?;
             // SAFETY: the socket owns its file descriptor and gives out the same one as long as it lives.
-            unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
-        })?;
-        let host = Host {
-            name: namespace.name().to_owned(),
-            roles: roles.iter().map(|(name, role)| ((*name).to_owned(), *role)).collect(),
-            points: Mutex::default(),
-        };
-        let (socket, host) = (Arc::new(opened.map_err(error)?), Arc::new(host));
-        let drainer = tokio::spawn(keep_empty(socket.clone(), host.clone(), self.recording.clone()));
-        self.taps.push(Tap { socket, host, drainer });
+            let socket = unsafe { AsyncFd::register(socket) }.map_err(|cause| error(cause.into()))?;
+            let host = Host {
+                name: namespace.name().to_owned(),
+                roles: roles.iter().map(|(name, role)| ((*name).to_owned(), *role)).collect(),
+                points: Mutex::default(),
+            };
+            let (socket, host) = (Arc::new(socket), Arc::new(host));
+            let drainer = tokio::spawn(keep_empty(socket.clone(), host.clone(), self.recording.clone()));
+            self.taps.push(Tap { socket, host, drainer });
+        }
         Ok(())
+    }
+
+    /// Ends the recording, with all sockets closed side by side: for each the kernel waits as it did at the start.
+    pub async fn end(&mut self) {
+        let taps = std::mem::take(&mut self.taps);
+        let mut sockets = Vec::new();
+        for mut tap in taps {
+            tap.drainer.abort();
+            // The task holds the socket until it has noticed.
+            let _ = (&mut tap.drainer).await;
+            sockets.push(tap.socket.clone());
+        }
+        std::thread::scope(|scope| {
+            for socket in sockets {
+                scope.spawn(|| drop(socket));
+            }
+        });
     }
 
     /// Now, as a position in the recording.
