@@ -1,4 +1,4 @@
-//! The two threads of the data path: [`outbound`] and [`inbound`].
+//! The two threads of the data path: outbound and inbound.
 //!
 //! Each blocks in one system call and is woken to stop by a signal whose handler does nothing: the call returns
 //! `EINTR`. A signal that comes just before the call is lost, so it is repeated until the thread has ended.
