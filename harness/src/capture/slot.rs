@@ -113,6 +113,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_datagrams_is_told_by_the_header_before_the_packet() {
+        let mut slot = slot(0, libc::PACKET_OUTGOING, libc::ARPHRD_ETHER, 5, b"hello");
+        let header = 66 - OFFLOAD_HEADER_LEN;
+        slot[header + 1] = GSO_UDP;
+        slot[header + 4..header + 6].copy_from_slice(&1472u16.to_ne_bytes());
+        assert_eq!(Slot::parse(&slot).segment, Some(1472));
+        slot[header + 1] = 1;
+        assert_eq!(Slot::parse(&slot).segment, None);
+    }
+
+    #[test]
     fn a_packet_of_a_tunnel_device_begins_with_its_ip_header() {
         let slot = slot(0, libc::PACKET_HOST, libc::ARPHRD_NONE, 5, b"hello");
         let parsed = Slot::parse(&slot);
