@@ -259,19 +259,20 @@ impl Lab {
 
     /// Records every interface of interest from now on.
     fn record(&mut self) -> Result<(), Error> {
-        let mut recorder = std::mem::replace(&mut self.recorder, Recorder::new(self.topology.port));
-        let bridge = self.topology.bridge.as_str();
+        let Self { recorder, topology, hosts, .. } = self;
+        let namespace = |name: &str| match hosts.get(name) {
+            Some(host) => Ok(&host.namespace),
+            None => Err(Error::NoHost { name: name.to_owned() }),
+        };
         let mut recorded = Vec::new();
-        for node in &self.topology.nodes {
-            let roles = vec![(INTERFACE, Role::Underlay), (bridge, Role::Bridge)];
-            recorded.push((&self.host(&node.name)?.namespace, roles));
+        for node in &topology.nodes {
+            let roles = vec![(INTERFACE, Role::Underlay), (topology.bridge.as_str(), Role::Bridge)];
+            recorded.push((namespace(&node.name)?, roles));
         }
-        for container in &self.topology.containers {
-            recorded.push((&self.host(&container.name)?.namespace, vec![(INTERFACE, Role::Container)]));
+        for container in &topology.containers {
+            recorded.push((namespace(&container.name)?, vec![(INTERFACE, Role::Container)]));
         }
-        recorder.add(&recorded)?;
-        self.recorder = recorder;
-        Ok(())
+        Ok(recorder.add(&recorded)?)
     }
 
     async fn wire_container(&mut self, container: &Container) -> Result<(), Error> {
