@@ -4,7 +4,7 @@
 //! members are ports of the `underlay` bridge in a namespace of its own, the switch; those of containers are ports of
 //! their node's bridge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,6 +98,8 @@ pub struct Lab {
     hosts: BTreeMap<String, Host>,
     daemons: BTreeMap<String, Box<dyn Daemon>>,
     attachments: BTreeMap<String, Attachment>,
+    /// Nodes whose daemon does not answer: it is not ready yet, or paused.
+    silent: BTreeSet<String>,
     baselines: BTreeMap<String, quiet::Baseline>,
     etcd: Option<etcd::Cluster>,
 }
@@ -166,7 +168,7 @@ impl Lab {
         lab.start_etcd().await?;
         lab.wait_for_links(&[]).await?;
         let started: Vec<Node> = lab.topology.nodes.iter().filter(|node| node.starts).cloned().collect();
-        lab.start_daemons(&started).await?;
+        lab.start_daemons(&started, &[]).await?;
         Ok(lab)
     }
 
@@ -186,6 +188,7 @@ impl Lab {
             hosts: BTreeMap::new(),
             daemons: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            silent: BTreeSet::new(),
             baselines: BTreeMap::new(),
             etcd: None,
         };
@@ -196,6 +199,11 @@ impl Lab {
         }
         for container in lab.topology.containers.clone() {
             lab.wire_container(&container).await?;
+        }
+        for machine in lab.topology.machines.clone() {
+            let host = lab.add_host(&machine.name).await?;
+            host.set("net.ipv4.ip_forward", "1")?;
+            lab.join_underlay(&switch, &host, machine.address).await?;
         }
         lab.record()?;
         Ok(lab)
@@ -272,6 +280,9 @@ impl Lab {
         for container in &topology.containers {
             recorded.push((namespace(&container.name)?, vec![(INTERFACE, Role::Container)]));
         }
+        for machine in &topology.machines {
+            recorded.push((namespace(&machine.name)?, vec![(INTERFACE, Role::Underlay)]));
+        }
         Ok(recorder.add(&recorded)?)
     }
 
@@ -284,31 +295,28 @@ impl Lab {
         Ok(host.netlink.set_up(INTERFACE, true).await?)
     }
 
-    /// Starts the daemons of several nodes at once.
+    /// Starts the daemons of several nodes at once, with `flags` beside those of the lab, and waits until all are ready.
     ///
     /// # Errors
     /// When one does not become ready.
-    pub async fn start_daemons(&mut self, nodes: &[Node]) -> Result<(), Error> {
-        if let Some(node) = nodes.iter().find(|node| self.runs(&node.name)) {
-            return Err(Error::State { what: format!("the daemon on {} runs already", node.name) });
-        }
-        let endpoints = self.endpoints();
+    pub async fn start_daemons(&mut self, nodes: &[Node], flags: &[String]) -> Result<(), Error> {
         for node in nodes {
-            let baseline = self.baseline(&node.name)?;
-            self.baselines.insert(node.name.clone(), baseline);
+            self.launch_daemon(node, flags).await?;
         }
-        let starts = nodes.iter().map(|node| self.start_daemon(node, &endpoints));
-        let daemons = try_join_all(starts).await?;
-        for (node, daemon) in nodes.iter().zip(daemons) {
-            let attachment = daemon.attachment().clone();
-            self.attach(node, &attachment).await?;
-            self.attachments.insert(node.name.clone(), attachment);
-            self.daemons.insert(node.name.clone(), daemon);
-        }
-        self.wait_for_registry().await
+        self.await_daemons(nodes).await
     }
 
-    async fn start_daemon(&self, node: &Node, endpoints: &[String]) -> Result<Box<dyn Daemon>, Error> {
+    /// Starts a node's daemon, and does not wait for it.
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub async fn launch_daemon(&mut self, node: &Node, flags: &[String]) -> Result<(), Error> {
+        if self.runs(&node.name) {
+            return Err(Error::State { what: format!("the daemon on {} runs already", node.name) });
+        }
+        let baseline = self.baseline(&node.name)?;
+        self.baselines.insert(node.name.clone(), baseline);
+        let flags: Vec<String> = self.topology.flags.iter().chain(flags).cloned().collect();
         let site = Site {
             node: &node.name,
             namespace: &self.host(&node.name)?.namespace,
@@ -316,16 +324,78 @@ impl Lab {
             dir: &self.dir.join(&node.name),
             network: self.topology.network,
             subnet: node.subnet,
-            endpoints,
+            endpoints: &self.endpoints(),
             prefix: PREFIX,
+            flags: &flags,
         };
-        Ok(self.workshop.overlay.start(site).await?)
+        let daemon = self.workshop.overlay.start(site).await?;
+        self.daemons.insert(node.name.clone(), daemon);
+        self.silent.insert(node.name.clone());
+        Ok(())
+    }
+
+    /// Waits until the daemons of these nodes, which were started, are ready, and all daemons know of all leases.
+    ///
+    /// # Errors
+    /// When one does not become ready.
+    pub async fn await_daemons(&mut self, nodes: &[Node]) -> Result<(), Error> {
+        let awaited = |node: &String| nodes.iter().any(|awaited| awaited.name == *node);
+        let daemons = self.daemons.iter_mut().filter(|(node, _)| awaited(node));
+        let ready = daemons.map(async |(node, daemon)| Ok::<_, Error>((node.clone(), daemon.ready().await?)));
+        for (node, attachment) in try_join_all(ready).await? {
+            self.attach(&node, &attachment).await?;
+            self.silent.remove(&node);
+            self.attachments.insert(node, attachment);
+        }
+        self.wait_for_registry().await
+    }
+
+    /// Waits until a node's daemon, which was started, has ended by itself.
+    ///
+    /// # Errors
+    /// When it still runs after some time.
+    pub async fn await_end(&mut self, node: &str) -> Result<std::process::ExitStatus, Error> {
+        let mut daemon = self.take_daemon(node)?;
+        Ok(daemon.ended().await?)
+    }
+
+    /// Stops the process of a node's daemon, or lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn pause_daemon(&mut self, node: &str, paused: bool) -> Result<(), Error> {
+        let daemon = self.daemons.get_mut(node).ok_or_else(|| not_running(node))?;
+        daemon.pause(paused).await?;
+        if paused {
+            self.silent.insert(node.to_owned());
+        } else {
+            self.silent.remove(node);
+        }
+        Ok(())
+    }
+
+    /// A node's daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn daemon(&self, node: &str) -> Result<&dyn Daemon, Error> {
+        self.daemons.get(node).map(AsRef::as_ref).ok_or_else(|| not_running(node))
+    }
+
+    /// All that the daemons on a node have logged, those that ended too.
+    pub fn log(&self, node: &str) -> String {
+        std::fs::read_to_string(self.dir.join(node).join("relay.log")).unwrap_or_default()
+    }
+
+    /// The daemons that can be asked, with their nodes' names.
+    fn answering(&self) -> impl Iterator<Item = (&String, &Box<dyn Daemon>)> {
+        self.daemons.iter().filter(|(node, _)| !self.silent.contains(*node))
     }
 
     /// Does for a node what Docker or a CNI plugin does with `subnet.env`: addresses for the bridge and the containers.
-    async fn attach(&mut self, node: &Node, attachment: &Attachment) -> Result<(), Error> {
-        let host = self.host(&node.name)?.clone();
-        if self.attachments.get(&node.name) == Some(attachment) {
+    async fn attach(&mut self, node: &str, attachment: &Attachment) -> Result<(), Error> {
+        let host = self.host(node)?.clone();
+        if self.attachments.get(node) == Some(attachment) {
             return Ok(());
         }
         let subnet = attachment.subnet;
@@ -334,7 +404,7 @@ impl Lab {
         host.netlink.flush_addresses(&bridge).await?;
         host.netlink.set_mtu(&bridge, attachment.mtu).await?;
         host.netlink.add_address(&bridge, prefix(gateway, subnet)).await?;
-        let containers = self.topology.containers.iter().filter(|container| container.node == node.name);
+        let containers = self.topology.containers.iter().filter(|container| container.node == node);
         for (container, offset) in containers.zip(2..) {
             let inside = self.host(&container.name)?;
             host.netlink.set_mtu(&container.name, attachment.mtu).await?;
@@ -370,9 +440,8 @@ impl Lab {
     }
 
     fn take_daemon(&mut self, node: &str) -> Result<Box<dyn Daemon>, Error> {
-        self.daemons
-            .remove(node)
-            .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })
+        self.silent.remove(node);
+        self.daemons.remove(node).ok_or_else(|| not_running(node))
     }
 
     /// Ends everything that runs in the lab, waits until it has, and tells what is left all the same.
@@ -394,6 +463,20 @@ impl Lab {
         drop(self);
         left.extend(leaks::files(&dir));
         left
+    }
+
+    /// Gives a node another address on an interface in the place of those that it has there.
+    ///
+    /// # Errors
+    /// When there is no such node or the kernel refuses.
+    pub async fn readdress(&mut self, node: &str, interface: &str, address: Ipv4Addr) -> Result<(), Error> {
+        let host = self.host(node)?;
+        host.netlink.flush_addresses(interface).await?;
+        host.netlink.add_address(interface, prefix(address, self.topology.underlay)).await?;
+        if let Some(node) = self.topology.nodes.iter_mut().find(|known| known.name == node) {
+            node.address = address;
+        }
+        Ok(())
     }
 
     /// Sets a host's `eth0` up or down, and waits until the bridge at its other end has noticed. `down` names the hosts
@@ -462,6 +545,10 @@ impl Drop for Lab {
             tracing::debug!(dir = %self.dir.display(), %error, "lab directory not removed");
         }
     }
+}
+
+fn not_running(node: &str) -> Error {
+    Error::State { what: format!("the daemon on {node} does not run") }
 }
 
 /// The `offset`-th address of a subnet.

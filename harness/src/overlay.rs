@@ -23,7 +23,7 @@ pub trait Overlay: Send + Sync {
     /// When something is missing: what, and how to get it.
     fn check_machine(&self) -> Result<(), Error>;
 
-    /// Starts its daemon on a node and waits until it is ready to forward.
+    /// Starts its daemon on a node, and does not wait for it.
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>>;
 }
 
@@ -46,15 +46,20 @@ pub struct Site<'a> {
     pub endpoints: &'a [String],
     /// The key prefix in etcd.
     pub prefix: &'a str,
+    /// Further flags for the daemon.
+    pub flags: &'a [String],
 }
 
 /// A running daemon.
 pub trait Daemon: Send {
-    /// What it gave the node.
-    fn attachment(&self) -> &Attachment;
+    /// Waits until it is ready to forward: what it gives its node.
+    fn ready(&mut self) -> LocalBoxFuture<'_, Result<Attachment, Error>>;
 
     /// Its counters now, or none if this kind of overlay has no such thing.
     fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>>;
+
+    /// The value of one of its metrics, named with its labels; none if it has no such metric.
+    fn metric<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>>;
 
     /// Where it sends what is for each subnet of its peers.
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>>;
@@ -62,14 +67,33 @@ pub trait Daemon: Send {
     /// How it exited, if it has.
     fn exited(&mut self) -> Option<ExitStatus>;
 
+    /// Stops its process, which stays and does nothing, or lets it go on.
+    ///
+    /// # Errors
+    /// When it does not come to a stop.
+    fn pause(&mut self, paused: bool) -> LocalBoxFuture<'_, Result<(), Error>>;
+
+    /// Waits until it has ended by itself.
+    fn ended(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>>;
+
     /// Asks it to end, and waits until it has.
     fn stop(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>>;
 
     /// Ends it at once, with no chance to clean up, and waits until it has.
     fn kill(&mut self) -> LocalBoxFuture<'_, Result<(), Error>>;
 
+    /// All that it has logged.
+    fn log(&self) -> String;
+
     /// The last `lines` lines of its log.
-    fn log_tail(&self, lines: usize) -> String;
+    fn log_tail(&self, lines: usize) -> String {
+        let text = self.log();
+        let all: Vec<&str> = text.lines().collect();
+        match all.get(all.len().saturating_sub(lines)..) {
+            None | Some([]) => "(it wrote nothing)".to_owned(),
+            Some(tail) => tail.join("\n"),
+        }
+    }
 }
 
 /// What a daemon gives its node.
@@ -215,6 +239,16 @@ pub enum Error {
         node: String,
         /// What was awaited.
         source: TimedOut,
+        /// The log's last lines.
+        log: String,
+    },
+    /// It still runs.
+    #[error("the daemon on {node} still runs after {} s; the end of its log:\n{log}", .within.as_secs())]
+    NotEnded {
+        /// The node.
+        node: String,
+        /// How long it had.
+        within: Duration,
         /// The log's last lines.
         log: String,
     },

@@ -47,6 +47,8 @@ pub enum ShotKind {
     },
     /// A UDP datagram.
     Udp {
+        /// Source port; none for one that the kernel chooses.
+        source: Option<u16>,
         /// Destination port.
         port: u16,
         /// Whether a socket is to receive it there, if the destination is a host of the lab.
@@ -259,6 +261,11 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
             Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?
         }
     };
+    if let ShotKind::Udp { source: Some(port), .. } = shot.kind {
+        // An earlier probe's socket may still be waiting for its answer.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
+    }
     socket.set_ttl_v4(u32::from(shot.ttl))?;
     // DONT rather than WANT: the probe says what is to happen, not what the kernel learnt before.
     let discover = if shot.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };

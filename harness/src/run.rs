@@ -11,7 +11,9 @@ use crate::overlay::Counters;
 use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 
+mod host;
 mod observe;
+mod relay;
 mod step;
 mod stream;
 
@@ -97,6 +99,10 @@ pub struct Runner<'a> {
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
     /// Links that a step has set down, by host.
     down: Vec<String>,
+    /// Whether a stream flows, so that the lab is never quiet.
+    streaming: bool,
+    /// Nodes whose relay a step has paused.
+    paused: Vec<String>,
     text: String,
     problems: Vec<String>,
 }
@@ -118,6 +124,8 @@ impl<'a> Runner<'a> {
             counters: BTreeMap::new(),
             listeners: BTreeMap::new(),
             down: Vec::new(),
+            streaming: false,
+            paused: Vec::new(),
             text: String::new(),
             problems: Vec::new(),
         };
@@ -207,7 +215,7 @@ impl<'a> Runner<'a> {
 
     /// From now on the addresses of a node's containers are printed by these containers' names.
     fn name_containers(&mut self, node: &str) {
-        for container in self.case.topology.containers_of(node) {
+        for container in self.lab.topology.containers_of(node) {
             self.map.insert(container.address, &container.name, &container.name);
         }
     }

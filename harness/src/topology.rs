@@ -34,6 +34,12 @@ pub struct Topology {
     pub containers: Vec<Container>,
     /// The etcd members.
     pub members: Vec<Member>,
+    /// Machines on the underlay that have no part in the overlay.
+    pub machines: Vec<Machine>,
+    /// The network's configuration in etcd, as JSON.
+    pub config: String,
+    /// Flags that every daemon is started with, beside those that the lab needs.
+    pub flags: Vec<String>,
 }
 
 /// A machine that runs an overlay daemon.
@@ -69,6 +75,15 @@ pub struct Member {
     pub address: Ipv4Addr,
 }
 
+/// A machine on the underlay that runs nothing: a client from outside, a router, an intruder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: Ipv4Addr,
+}
+
 /// What a node does to the source address of packets that leave the container subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -89,6 +104,8 @@ pub enum Host<'a> {
     Container(&'a Container),
     /// An etcd member.
     Member(&'a Member),
+    /// A machine that has no part in the overlay.
+    Machine(&'a Machine),
 }
 
 impl<'a> Host<'a> {
@@ -98,6 +115,7 @@ impl<'a> Host<'a> {
             Self::Node(node) => &node.name,
             Self::Container(container) => &container.name,
             Self::Member(member) => &member.name,
+            Self::Machine(machine) => &machine.name,
         }
     }
 
@@ -107,6 +125,7 @@ impl<'a> Host<'a> {
             Self::Node(node) => node.address,
             Self::Container(container) => container.address,
             Self::Member(member) => member.address,
+            Self::Machine(machine) => machine.address,
         }
     }
 }
@@ -131,16 +150,12 @@ impl Default for Topology {
 }
 
 impl Topology {
-    /// Prefix length of the nodes' subnets: `SubnetLen` of the cluster's configuration.
-    pub fn subnet_len(&self) -> u8 {
-        self.nodes.first().map_or(plan::SUBNET_LEN, |node| node.subnet.prefix_len())
-    }
-
-    /// Every host: nodes, then containers, then etcd members.
+    /// Every host: nodes, then containers, then etcd members, then machines.
     pub fn hosts(&self) -> impl Iterator<Item = Host<'_>> {
         let nodes = self.nodes.iter().map(Host::Node);
         let containers = self.containers.iter().map(Host::Container);
-        nodes.chain(containers).chain(self.members.iter().map(Host::Member))
+        let machines = self.machines.iter().map(Host::Machine);
+        nodes.chain(containers).chain(self.members.iter().map(Host::Member)).chain(machines)
     }
 
     /// The host of this name.
@@ -173,7 +188,7 @@ impl Topology {
         match self.host(name)? {
             Host::Node(node) => Some(node),
             Host::Container(container) => self.node(&container.node),
-            Host::Member(_) => None,
+            Host::Member(_) | Host::Machine(_) => None,
         }
     }
 
@@ -206,6 +221,9 @@ impl fmt::Display for Topology {
         }
         for member in &self.members {
             writeln!(f, "etcd {}  {}", member.name, member.address)?;
+        }
+        for machine in &self.machines {
+            writeln!(f, "machine {}  {}", machine.name, machine.address)?;
         }
         Ok(())
     }

@@ -53,6 +53,9 @@ impl Map {
         for member in &topology.members {
             map.insert(member.address, &member.name, &member.name);
         }
+        for machine in &topology.machines {
+            map.insert(machine.address, &machine.name, &machine.name);
+        }
         map
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use crate::netlink::{self, Netlink};
 use crate::netns::{self, Namespace};
@@ -15,6 +16,15 @@ pub struct Host {
     pub namespace: Namespace,
     /// Its links, addresses and routes.
     pub netlink: Netlink,
+}
+
+/// What came of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status; none if a signal ended it.
+    pub status: Option<i32>,
+    /// What it printed, standard error after standard output.
+    pub text: String,
 }
 
 /// What could not be set up in a host.
@@ -159,6 +169,30 @@ impl Host {
             return Ok(());
         }
         Err(error(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()), false))
+    }
+
+    /// Runs a program in the host, `words` being its name and arguments, and waits for its end. It is ended after
+    /// `within`.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end in time.
+    pub async fn exec(&self, words: &[String], within: Duration) -> Result<Output, Error> {
+        let error = |why: String, missing| Error::Program {
+            host: self.name().to_owned(),
+            command: words.join(" "),
+            why,
+            missing,
+        };
+        let (program, arguments) =
+            words.split_first().ok_or_else(|| error("no program".to_owned(), false))?;
+        let mut command = tokio::process::Command::from(self.namespace.command(program));
+        let output = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(within, output)
+            .await
+            .map_err(|_| error(format!("it still runs after {} ms", within.as_millis()), false))?
+            .map_err(|cause| error(cause.to_string(), cause.kind() == io::ErrorKind::NotFound))?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Ok(Output { status: output.status.code(), text })
     }
 
     /// What a program prints in the host, or why it does not.

@@ -51,7 +51,7 @@ impl Lab {
     pub async fn quiet(&mut self) -> Result<Result<Vec<(String, Counters)>, Breach>, Error> {
         self.expect_running()?;
         let mut all = Vec::new();
-        for (node, daemon) in &self.daemons {
+        for (node, daemon) in self.daemons.iter().filter(|(node, _)| !self.silent.contains(*node)) {
             let Some(attachment) = self.attachments.get(node) else { continue };
             let baseline = self.baselines.get(node).cloned().unwrap_or_default();
             let mut last = Breach { node: node.clone(), what: String::new() };
@@ -105,7 +105,7 @@ impl Lab {
     /// When a daemon cannot be asked.
     pub async fn counters(&self) -> Result<Vec<(String, Counters)>, Error> {
         let mut all = Vec::new();
-        for (node, daemon) in &self.daemons {
+        for (node, daemon) in self.answering() {
             all.extend(daemon.counters().await?.map(|counters| (node.clone(), counters)));
         }
         Ok(all)

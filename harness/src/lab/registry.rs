@@ -4,12 +4,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use etcd_client::GetOptions;
+use etcd_client::{GetOptions, PutOptions};
 use ipnet::Ipv4Net;
 
 use super::{Error, Lab, PREFIX, SWITCH};
 use crate::etcd;
-use crate::topology::Topology;
 use crate::wait;
 
 /// From a change in etcd to its effect in every daemon.
@@ -24,6 +23,8 @@ pub struct Lease {
     pub value: String,
     /// The etcd revision of its last change.
     pub revision: i64,
+    /// Whether etcd lets it expire if nobody renews it.
+    pub expires: bool,
 }
 
 impl Lab {
@@ -47,7 +48,7 @@ impl Lab {
         self.etcd = Some(cluster);
         self.client()
             .await?
-            .put(format!("{PREFIX}/config"), self.network_config(), None)
+            .put(format!("{PREFIX}/config"), self.topology.config.clone(), None)
             .await
             .map_err(registry("writing the network configuration"))?;
         Ok(())
@@ -56,13 +57,6 @@ impl Lab {
     pub(super) fn endpoints(&self) -> Vec<String> {
         let endpoints = self.etcd.iter().flat_map(etcd::Cluster::endpoints);
         endpoints.map(|endpoint| format!("http://{endpoint}")).collect()
-    }
-
-    fn network_config(&self) -> String {
-        let Topology { network, port, .. } = self.topology;
-        let subnet_len = self.topology.subnet_len();
-        let backend = format!("{{\"Type\":\"udp\",\"Port\":{port}}}");
-        format!("{{\"Network\":\"{network}\",\"SubnetLen\":{subnet_len},\"Backend\":{backend}}}")
     }
 
     /// A client of a running member, connected within that member's own namespace: the lab sees etcd whatever links a
@@ -91,23 +85,47 @@ impl Lab {
             key: String::from_utf8_lossy(pair.key()).into_owned(),
             value: String::from_utf8_lossy(pair.value()).into_owned(),
             revision: pair.mod_revision(),
+            expires: pair.lease() != 0,
         };
         Ok(found.kvs().iter().map(lease).collect())
     }
 
-    /// Writes a lease with no time to live, over whatever has its key, and waits until every daemon knows it.
+    /// Writes a lease over whatever has its key, and waits until every daemon knows it. It expires after `expires`
+    /// seconds, if given.
     ///
     /// # Errors
     /// When etcd does not answer, or a daemon does not follow.
-    pub async fn put_lease(&mut self, subnet: Ipv4Net, owner: Ipv4Addr) -> Result<(), Error> {
+    pub async fn put_lease(
+        &mut self,
+        subnet: Ipv4Net,
+        owner: Ipv4Addr,
+        expires: Option<u8>,
+    ) -> Result<(), Error> {
         let value = format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}");
-        let answer = self
-            .client()
-            .await?
-            .put(lease_key(subnet), value, None)
-            .await
-            .map_err(registry(format!("writing the lease of {subnet}")))?;
+        let doing = || registry(format!("writing the lease of {subnet}"));
+        let mut client = self.client().await?;
+        let mut options = PutOptions::new();
+        if let Some(seconds) = expires {
+            let granted = client.lease_grant(seconds.into(), None).await.map_err(doing())?;
+            options = options.with_lease(granted.id());
+        }
+        let answer = client.put(lease_key(subnet), value, Some(options)).await.map_err(doing())?;
         self.wait_for_revision(answer.header().map_or(0, |header| header.revision())).await
+    }
+
+    /// Writes any key below the overlay's prefix, and waits until every daemon has seen it.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or a daemon does not follow.
+    pub async fn put_key(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        let put = self.client().await?.put(format!("{PREFIX}/{key}"), value, None).await;
+        let answer = put.map_err(registry(format!("writing {key}")))?;
+        let revision = if key.starts_with("subnets/") {
+            answer.header().map_or(0, |header| header.revision())
+        } else {
+            0
+        };
+        self.wait_for_revision(revision).await
     }
 
     /// Removes a lease and waits until every daemon knows.
@@ -138,7 +156,7 @@ impl Lab {
 
     /// Waits until every daemon's routes reflect etcd at `revision`.
     async fn wait_for_revision(&self, revision: i64) -> Result<(), Error> {
-        for (node, daemon) in &self.daemons {
+        for (node, daemon) in self.answering() {
             let awaited = format!("the daemon on {node} to know etcd's revision {revision}");
             wait::until(&awaited, KNOWN_WITHIN, async || match daemon.counters().await {
                 Ok(Some(counters)) if counters.revision < revision => {
@@ -163,10 +181,7 @@ impl Lab {
         owner: Option<Ipv4Addr>,
         within: Duration,
     ) -> Result<(), Error> {
-        let daemon = self
-            .daemons
-            .get(node)
-            .ok_or_else(|| Error::State { what: format!("the daemon on {node} does not run") })?;
+        let daemon = self.daemon(node)?;
         let awaited = match owner {
             Some(owner) => format!("{node} to send {subnet} to {owner}"),
             None => format!("{node} to have no route to {subnet}"),

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -65,8 +65,7 @@ impl Overlay for Relay {
     }
 
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>> {
-        async move { Ok(Box::new(Running::start(&self.program, site).await?) as Box<dyn Daemon>) }
-            .boxed_local()
+        async move { Ok(Box::new(Running::start(&self.program, site)?) as Box<dyn Daemon>) }.boxed_local()
     }
 }
 
@@ -83,11 +82,13 @@ struct Running {
     child: Child,
     log: PathBuf,
     status: StatusClient,
-    attachment: Attachment,
+    subnet_file: PathBuf,
+    /// When the subnet file that it found at its start was written.
+    found: SystemTime,
 }
 
 impl Running {
-    async fn start(program: &Path, site: Site<'_>) -> Result<Self, Error> {
+    fn start(program: &Path, site: Site<'_>) -> Result<Self, Error> {
         let file = |doing: &str| {
             let (node, doing) = (site.node.to_owned(), doing.to_owned());
             |source| Error::File { node, doing, source }
@@ -98,9 +99,7 @@ impl Running {
             write_previous_subnet(&subnet_file, site.network, site.subnet)
                 .map_err(file("writing subnet.env"))?;
         }
-        let before = fs::metadata(&subnet_file)
-            .and_then(|meta| meta.modified())
-            .map_err(file("reading subnet.env"))?;
+        let found = written(&subnet_file).map_err(file("reading subnet.env"))?;
         let log = site.dir.join("relay.log");
         let log_file =
             File::options().create(true).append(true).open(&log).map_err(file("opening the daemon's log"))?;
@@ -113,6 +112,7 @@ impl Running {
             .arg(format!("--subnet-file={}", subnet_file.display()))
             .arg(format!("--healthz-ip={}", STATUS.ip()))
             .arg(format!("--healthz-port={}", STATUS.port()))
+            .args(site.flags)
             .stdin(Stdio::null())
             .stdout(log_file.try_clone().map_err(file("opening the daemon's log"))?)
             .stderr(log_file)
@@ -123,19 +123,7 @@ impl Running {
                 source,
             })?;
         let status = StatusClient::new(site.node, site.namespace.clone());
-        let attachment = Attachment { device: String::new(), subnet: site.subnet, mtu: 0 };
-        let mut running = Self { node: site.node.to_owned(), child, log, status, attachment };
-        running.wait_ready().await?;
-        // Ready comes after subnet.env is written (flannel main.go); what is there from before proves nothing.
-        let now = fs::metadata(&subnet_file)
-            .and_then(|meta| meta.modified())
-            .map_err(file("reading subnet.env"))?;
-        if now == before {
-            return Err(running.query("subnet.env", "ready, but the file was not written"));
-        }
-        let text = fs::read_to_string(&subnet_file).map_err(file("reading subnet.env"))?;
-        running.attachment = running.read_attachment(&text)?;
-        Ok(running)
+        Ok(Self { node: site.node.to_owned(), child, log, status, subnet_file, found })
     }
 
     async fn wait_ready(&mut self) -> Result<(), Error> {
@@ -200,8 +188,21 @@ impl Running {
 }
 
 impl Daemon for Running {
-    fn attachment(&self) -> &Attachment {
-        &self.attachment
+    fn ready(&mut self) -> LocalBoxFuture<'_, Result<Attachment, Error>> {
+        async move {
+            self.wait_ready().await?;
+            let error = |source| Error::File {
+                node: self.node.clone(),
+                doing: "reading subnet.env".to_owned(),
+                source,
+            };
+            // Ready comes after subnet.env is written (flannel main.go); what is there from before proves nothing.
+            if written(&self.subnet_file).map_err(error)? == self.found {
+                return Err(self.query("subnet.env", "ready, but the file was not written"));
+            }
+            self.read_attachment(&fs::read_to_string(&self.subnet_file).map_err(error)?)
+        }
+        .boxed_local()
     }
 
     fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>> {
@@ -209,6 +210,44 @@ impl Daemon for Running {
             match self.status.get("/metrics").await? {
                 (200, body) => Ok(Some(Counters::from_metrics(&body))),
                 (code, _) => Err(self.query("/metrics", &format!("it answered {code}"))),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn metric<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>> {
+        async move {
+            let (_, body) = self.status.get("/metrics").await?;
+            Ok(body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
+        }
+        .boxed_local()
+    }
+
+    fn pause(&mut self, paused: bool) -> LocalBoxFuture<'_, Result<(), Error>> {
+        async move {
+            signal(&self.child, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+            let stat = format!("/proc/{}/stat", self.child.id());
+            let awaited =
+                format!("the daemon on {} to be {}", self.node, if paused { "stopped" } else { "continued" });
+            let waited = wait::until(&awaited, STOPPED_WITHIN, async || {
+                let text = fs::read_to_string(&stat).map_err(|error| error.to_string())?;
+                // The state comes after the name in parentheses (proc_pid_stat(5)).
+                let state = text.rsplit(") ").next().and_then(|rest| rest.chars().next());
+                if (state == Some('T')) == paused { Ok(()) } else { Err(format!("its state is {state:?}")) }
+            });
+            waited.await.map_err(|error| self.query("its state", &error.to_string()))
+        }
+        .boxed_local()
+    }
+
+    fn ended(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>> {
+        async move {
+            match self.wait_ended(READY_WITHIN).await {
+                Some(status) => Ok(status),
+                None => {
+                    let (node, log) = (self.node.clone(), self.log_tail(20));
+                    Err(Error::NotEnded { node, within: READY_WITHIN, log })
+                }
             }
         }
         .boxed_local()
@@ -257,13 +296,8 @@ impl Daemon for Running {
         .boxed_local()
     }
 
-    fn log_tail(&self, lines: usize) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let all: Vec<&str> = text.lines().collect();
-        if all.is_empty() {
-            return "(it wrote nothing)".to_owned();
-        }
-        all[all.len().saturating_sub(lines)..].join("\n")
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
@@ -285,6 +319,11 @@ fn signal(child: &Child, signal: Signal) {
     {
         tracing::warn!(pid, %signal, %error, "signal not sent");
     }
+}
+
+/// When a file was last written.
+fn written(path: &Path) -> io::Result<SystemTime> {
+    fs::metadata(path)?.modified()
 }
 
 /// Makes the daemon take `subnet` as the one it had before: flannel's own way to keep a subnet over a reboot.

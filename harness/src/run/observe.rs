@@ -49,7 +49,7 @@ impl Runner<'_> {
         let mut probe = sender.probe;
         if probe.source.is_unspecified() {
             // The kernel found no way, and so no source: the host is named by its own address.
-            probe.source = self.case.topology.address_of(&probe.from).unwrap_or(probe.source);
+            probe.source = self.lab.topology.address_of(&probe.from).unwrap_or(probe.source);
         }
         Ok(Observation {
             frames: self.lab.recorder.since(position),
@@ -64,7 +64,7 @@ impl Runner<'_> {
 
     /// A socket that receives the probe, if it is for one.
     fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
-        let ShotKind::Udp { port, listen: true } = shot.kind else { return Ok(None) };
+        let ShotKind::Udp { port, listen: true, .. } = shot.kind else { return Ok(None) };
         let Some(host) = self.map.host_of(shot.to) else { return Ok(None) };
         let key = (host.to_owned(), port);
         if let Some(listener) = self.listeners.get(&key) {
@@ -134,15 +134,16 @@ impl Runner<'_> {
     pub(super) fn faults(&self) -> Vec<Fault> {
         let fault =
             |host: &String, place, what: &str| Fault { host: host.clone(), place, what: what.to_owned() };
-        let topology = &self.case.topology;
+        let topology = &self.lab.topology;
         let stopped = topology.nodes.iter().filter(|node| !self.lab.runs(&node.name));
         let stopped = stopped.map(|node| fault(&node.name, FaultPlace::Relay, "relay not running"));
+        let paused = self.paused.iter().map(|node| fault(node, FaultPlace::Relay, "relay paused"));
         let down = self.down.iter().map(|host| {
             let place =
                 if topology.container(host).is_some() { FaultPlace::Host } else { FaultPlace::Underlay };
             fault(host, place, "link down")
         });
-        stopped.chain(down).collect()
+        stopped.chain(paused).chain(down).collect()
     }
 }
 

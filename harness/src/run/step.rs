@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Cell, Journey, Matrix, Mesh};
+use crate::flow::{self, Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
-use crate::suite::{By, LinkState, Ping, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
+use crate::suite::{By, Ping, Repeat, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
 
 /// What is sent where nothing is said of it.
 const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false };
@@ -26,30 +26,25 @@ impl Runner<'_> {
             Step::Stream(stream) => self.stream(stream).await?,
             Step::PutLease(lease) => {
                 let (subnet, owner) = (self.subnet(&lease.subnet)?, self.address(&lease.owner)?);
-                self.lab.put_lease(subnet, owner).await?;
+                self.lab.put_lease(subnet, owner, lease.expires_s).await?;
             }
             Step::DeleteLease(lease) => self.lab.delete_lease(self.subnet(&lease.subnet)?).await?,
-            Step::StartRelay(relay) => {
-                let node = self.case.topology.node(&relay.node).ok_or_else(|| unknown(&relay.node))?;
-                self.lab.start_daemons(std::slice::from_ref(node)).await?;
-                self.name_containers(&relay.node);
-                self.show_attachment(&relay.node);
-            }
-            Step::StopRelay(relay) => {
-                let status = self.lab.stop_daemon(&relay.node).await?;
-                self.line(format!("  {}", crate::overlay::relay::ending(status)));
-            }
+            Step::PutKey(put) => self.lab.put_key(&put.key, &put.value).await?,
+            Step::StartRelay(start) => self.start_relay(start).await?,
+            Step::WaitReady(relay) => self.wait_ready(&relay.node).await?,
+            Step::StopRelay(relay) => self.stop_relay(&relay.node).await?,
             Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).await?,
+            Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).await?,
+            Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
+            Step::ExpectLog(expect) => self.expect_log(expect),
+            Step::ExpectMetric(expect) => self.expect_metric(expect).await?,
             Step::StartEtcd(etcd) => self.lab.set_member(etcd.member(), true).await?,
             Step::StopEtcd(etcd) => self.lab.set_member(etcd.member(), false).await?,
-            Step::Link(link) => {
-                let up = link.state == LinkState::Up;
-                self.down.retain(|host| *host != *link.host);
-                if !up {
-                    self.down.push(link.host.to_string());
-                }
-                self.lab.set_link(&link.host, up, &self.down).await?;
-            }
+            Step::Link(link) => self.link(link).await?,
+            Step::Readdress(readdress) => self.readdress(readdress).await?,
+            Step::Exec(exec) => self.exec(exec).await?,
+            Step::Listen(listen) => self.listen(listen)?,
+            Step::Repeat(repeat) => self.repeat(repeat).await?,
             Step::WaitRoute(wait) => self.wait_route(wait).await?,
             Step::Leases(_) => self.leases().await?,
             Step::SubnetFile(file) => self.subnet_file(file),
@@ -57,12 +52,12 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn address(&self, word: &str) -> Result<Ipv4Addr, StepError> {
-        self.case.topology.address_of(word).ok_or_else(|| unknown(word))
+    pub(super) fn address(&self, word: &str) -> Result<Ipv4Addr, StepError> {
+        self.lab.topology.address_of(word).ok_or_else(|| unknown(word))
     }
 
     fn subnet(&self, word: &str) -> Result<ipnet::Ipv4Net, StepError> {
-        self.case.topology.subnet_of(word).ok_or_else(|| unknown(word))
+        self.lab.topology.subnet_of(word).ok_or_else(|| unknown(word))
     }
 
     async fn ping(&mut self, ping: &Ping) -> Result<(), StepError> {
@@ -72,7 +67,8 @@ impl Runner<'_> {
         for shape in ping.shapes() {
             for _ in 0..ping.count() {
                 seq += 1;
-                let kind = ShotKind::Echo { id: echo_id(self.probes), seq };
+                let id = ping.id.unwrap_or_else(|| echo_id(self.probes));
+                let kind = ShotKind::Echo { id, seq };
                 let journey = self.shoot(&ping.from, to, shape, kind).await?;
                 rows.push((label(ping.sweep(), shape), journey));
             }
@@ -85,7 +81,7 @@ impl Runner<'_> {
         let to = self.address(&udp.to)?;
         let mut rows = Vec::new();
         for shape in udp.shapes() {
-            let kind = ShotKind::Udp { port: udp.port, listen: true };
+            let kind = ShotKind::Udp { source: udp.source_port, port: udp.port, listen: true };
             let journey = self.shoot(&udp.from, to, shape, kind).await?;
             rows.push((label(udp.sweep(), shape), journey));
         }
@@ -94,7 +90,7 @@ impl Runner<'_> {
     }
 
     async fn ping_all(&mut self) -> Result<(), StepError> {
-        let containers = self.case.topology.containers.clone();
+        let containers = self.lab.topology.containers.clone();
         let mut mesh = Mesh::new();
         for from in &containers {
             for to in containers.iter().filter(|to| to.name != from.name) {
@@ -112,7 +108,9 @@ impl Runner<'_> {
         let mut hops = Vec::new();
         for ttl in 1..=traceroute.max {
             let kind = match traceroute.by {
-                By::Udp => ShotKind::Udp { port: TRACEROUTE_PORT + u16::from(ttl) - 1, listen: false },
+                By::Udp => {
+                    ShotKind::Udp { source: None, port: TRACEROUTE_PORT + u16::from(ttl) - 1, listen: false }
+                }
                 By::Icmp => ShotKind::Echo { id: echo_id(self.probes), seq: ttl.into() },
             };
             let shape = Shape { ttl, ..PLAIN };
@@ -175,12 +173,34 @@ impl Runner<'_> {
         self.block(&matrix.to_string());
     }
 
-    fn show_attachment(&mut self, node: &str) {
-        if let Some(attachment) = self.lab.attachment(node) {
-            let line =
-                format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);
-            self.line(line);
+    /// Does the steps as often as is asked. What a round adds to the text beyond the first is only compared.
+    async fn repeat(&mut self, repeat: &Repeat) -> Result<(), StepError> {
+        let numbering = self.numbering.clone();
+        let start = self.text.len();
+        let mut first = String::new();
+        for round in 1..=repeat.times {
+            self.numbering = numbering.clone();
+            for step in &repeat.steps {
+                if !self.streaming {
+                    self.settle().await?;
+                }
+                self.line(format!("\n  $ {}", step.title()));
+                Box::pin(self.step(step)).await?;
+            }
+            let text = self.text.split_off(start);
+            match round {
+                1 => first = text,
+                _ if text != first => {
+                    let difference = flow::first_difference(&first, &text);
+                    let difference = difference.map_or(String::new(), |difference| difference.to_string());
+                    self.problem(format!("round {round} differs from the first:\n{difference}"));
+                    break;
+                }
+                _ => {}
+            }
         }
+        self.text.push_str(&first);
+        Ok(())
     }
 
     async fn wait_route(&mut self, wait: &WaitRoute) -> Result<(), StepError> {
@@ -194,7 +214,8 @@ impl Runner<'_> {
         let leases = self.lab.leases().await?;
         let mut text = String::new();
         for lease in leases {
-            let _ = writeln!(text, "  {}\n    {}", lease.key, lease.value);
+            let stays = if lease.expires { "" } else { "  (does not expire)" };
+            let _ = writeln!(text, "  {}{stays}\n    {}", lease.key, lease.value);
         }
         self.block(if text.is_empty() { "  none" } else { &text });
         Ok(())

@@ -58,7 +58,7 @@ impl Pinger {
 
 impl Runner<'_> {
     pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
-        let to = self.case.topology.address_of(&stream.to);
+        let to = self.lab.topology.address_of(&stream.to);
         let to = to.ok_or_else(|| StepError::Word { word: stream.to.to_string() })?;
         let every = Duration::from_millis(stream.every_ms.into());
         let pinger = Pinger {
@@ -95,10 +95,12 @@ impl Runner<'_> {
         while sent.get() < MARGIN {
             tokio::time::sleep(every).await;
         }
+        self.streaming = true;
         for step in steps {
             self.line(format!("  $ {}", step.title()));
             Box::pin(self.step(step)).await?;
         }
+        self.streaming = false;
         Ok(())
     }
 

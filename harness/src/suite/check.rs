@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::File;
 use super::mistake::{Mistake, suggest};
-use super::step::{Etcd, MAX_SIZE, Probe, Step};
+use super::step::{Etcd, Exec, MAX_SIZE, Outcome, Probe, StartRelay, Step};
 use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
@@ -56,6 +56,10 @@ impl Check<'_> {
             let written =
                 written.and_then(|steps| steps.get_ref().get(n)?.get_ref().as_table()?.iter().next());
             let at = written.map_or(0..0, |(key, _)| key.span());
+            if let Step::Repeat(repeat) = step {
+                let inner = written.and_then(|(_, repeat)| repeat.get_ref().get("steps"));
+                self.steps(&repeat.steps, inner, in_stream);
+            }
             if let Step::Stream(stream) = step {
                 if in_stream {
                     let mistake =
@@ -84,7 +88,7 @@ impl Check<'_> {
                     "write a sentence, or take the step out",
                 );
             }
-            Step::Say(_) | Step::Leases(_) | Step::Stream(_) => {}
+            Step::Say(_) | Step::Leases(_) | Step::Stream(_) | Step::Repeat(_) | Step::PutKey(_) => {}
             Step::Ping(ping) => {
                 self.way(&ping.from, &ping.to);
                 self.probe(ping.probe(), at, ping.count.is_some());
@@ -100,30 +104,89 @@ impl Check<'_> {
                 self.owner(&lease.owner);
             }
             Step::DeleteLease(lease) => self.subnet(&lease.subnet),
-            Step::StartRelay(relay) => {
-                self.node(&relay.node);
-                self.relays.insert(relay.node.to_string());
-            }
+            Step::StartRelay(relay) => self.start_relay(relay),
             Step::StopRelay(relay) | Step::KillRelay(relay) => {
-                if self.node(&relay.node) && !self.relays.remove(relay.node.as_str()) {
-                    self.not_running(&relay.node);
+                self.running(&relay.node);
+                self.relays.remove(relay.node.as_str());
+            }
+            Step::WaitReady(relay) | Step::PauseRelay(relay) | Step::ResumeRelay(relay) => {
+                self.running(&relay.node);
+            }
+            Step::ExpectMetric(expect) => {
+                self.running(&expect.node);
+                if expect.at_least.is_none() && expect.at_most.is_none() {
+                    let message = "`expect-metric` expects nothing".to_owned();
+                    self.mistake(
+                        &expect.metric,
+                        message,
+                        "no bound",
+                        "give it `at-least`, `at-most` or both",
+                    );
                 }
             }
             Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
             Step::StopEtcd(etcd) => self.etcd(etcd, at, false),
             Step::Link(link) => self.host(&link.host),
+            Step::Readdress(readdress) => {
+                self.node(&readdress.node);
+                let within = |address: Ipv4Addr| self.topology.underlay.contains(&address);
+                if !readdress.address.parse().is_ok_and(within) {
+                    let message = format!("`{}` is no address on the underlay", readdress.address);
+                    let help = format!("take one of {} that no host has", self.topology.underlay);
+                    self.mistake(&readdress.address, message, "not on the underlay", help);
+                }
+            }
+            Step::Exec(exec) => self.exec(exec),
+            Step::Listen(listen) => self.host(&listen.host),
+            Step::ExpectLog(expect) => {
+                self.node(&expect.node);
+            }
             Step::WaitRoute(wait) => {
                 self.subnet(&wait.to);
                 if let Some(via) = &wait.via {
-                    self.node(via);
+                    self.owner(via);
                 }
-                if self.node(&wait.node) && !self.relays.contains(wait.node.as_str()) {
-                    self.not_running(&wait.node);
-                }
+                self.running(&wait.node);
             }
             Step::SubnetFile(file) => {
                 self.node(&file.node);
             }
+        }
+    }
+
+    fn start_relay(&mut self, relay: &StartRelay) {
+        if self.node(&relay.node)
+            && relay.outcome != Outcome::Fails
+            && !self.relays.insert(relay.node.to_string())
+        {
+            let message = format!("a relay runs on {} already at this step", relay.node);
+            self.mistake(&relay.node, message, "running", "stop it in a step before this one");
+        }
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        self.host(&exec.host);
+        match shell_words::split(&exec.command) {
+            Ok(words) if words.is_empty() => {
+                let help = "write a program's name and its arguments";
+                self.mistake(&exec.command, "`command` names no program".to_owned(), "empty", help);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let message = format!("`command` cannot be taken apart: {error}");
+                self.mistake(&exec.command, message, "not words", "close its quotes");
+            }
+        }
+        if let (Some(until), Some(_)) = (&exec.until, &exec.until_gone) {
+            let message = "a step has `until` or `until-gone`, not both".to_owned();
+            self.mistake(until, message, "has both", "take one of them out");
+        }
+    }
+
+    /// Checks that a node's relay runs at this step.
+    fn running(&mut self, node: &Text) {
+        if self.node(node) && !self.relays.contains(node.as_str()) {
+            self.not_running(node);
         }
     }
 
@@ -140,7 +203,7 @@ impl Check<'_> {
     /// Checks where a probe comes from and goes to.
     fn way(&mut self, from: &Text, to: &Text) {
         match self.topology.host(from) {
-            Some(Host::Node(_) | Host::Container(_)) => {}
+            Some(Host::Node(_) | Host::Container(_) | Host::Machine(_)) => {}
             Some(Host::Member(_)) => {
                 let help = suggest(from, self.senders(), "containers and nodes");
                 self.mistake(

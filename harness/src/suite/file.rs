@@ -53,6 +53,14 @@ pub struct Lab {
     pub masquerade: Masquerade,
     /// The nodes whose relay runs when the first step begins. Left out: all.
     pub started: Option<Vec<Text>>,
+    /// Machines on the underlay that have no part in the overlay: clients, routers, intruders. They have .240, .239, …
+    /// in it (in a /24), forward packets, and have no route but to the underlay.
+    pub machines: Vec<Text>,
+    /// Flags that every relay is started with, beside those that the lab needs: `["--ip-masq"]`.
+    pub flags: Vec<Text>,
+    /// The network's configuration in etcd, as JSON. Left out: the lab's `network`, with the length of its nodes'
+    /// subnets and the UDP backend.
+    pub config: Option<Text>,
 }
 
 impl Default for Lab {
@@ -68,6 +76,9 @@ impl Default for Lab {
             bridge: "cni0".into(),
             masquerade: Masquerade::None,
             started: None,
+            machines: Vec::new(),
+            flags: Vec::new(),
+            config: None,
         }
     }
 }

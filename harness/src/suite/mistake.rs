@@ -98,11 +98,16 @@ pub(crate) fn suggest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         [] => format!("there are no {what}"),
         known => format!("{what}: {}", known.join(", ")),
     };
+    let many = known.len() > LISTED_BESIDE;
     match nearest(written, known) {
+        Some(near) if many => format!("did you mean `{near}`?"),
         Some(near) => format!("did you mean `{near}`? ({all})"),
         None => all,
     }
 }
+
+/// How many names are listed beside the nearest one; more would hide it.
+const LISTED_BESIDE: usize = 12;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -5,6 +5,14 @@ use serde::Deserialize;
 
 use super::text::{Text, Values};
 
+mod host;
+mod registry;
+mod relay;
+
+pub use host::{Exec, Link, LinkState, Listen, Readdress};
+pub use registry::{DeleteLease, Etcd, Leases, PutKey, PutLease};
+pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
+
 /// TTL of a probe that says nothing else.
 const TTL: u8 = 64;
 /// Octets of a probe's payload that says nothing else: ping(8)'s.
@@ -30,22 +38,42 @@ pub enum Step {
     PutLease(PutLease),
     /// Deletes a lease from etcd, and waits until every running relay knows.
     DeleteLease(DeleteLease),
+    /// Writes any key below the overlay's prefix in etcd, and waits until every running relay has seen it.
+    PutKey(PutKey),
     /// Starts a node's relay, and waits until it is ready and all running relays know of its lease.
-    StartRelay(Relay),
+    StartRelay(StartRelay),
+    /// Waits until a relay is ready that was started with `outcome = "running"`.
+    WaitReady(Relay),
     /// Ends a node's relay with SIGTERM, and waits for its exit.
     StopRelay(Relay),
     /// Ends a node's relay with SIGKILL.
     KillRelay(Relay),
+    /// Stops the process of a node's relay with SIGSTOP: it is there, and does nothing.
+    PauseRelay(Relay),
+    /// Lets it go on.
+    ResumeRelay(Relay),
     /// Starts an etcd member that was stopped, on the data it had.
     StartEtcd(Etcd),
     /// Stops an etcd member.
     StopEtcd(Etcd),
     /// Sets a host's `eth0` up or down.
     Link(Link),
+    /// Gives a node another address on the underlay in the place of the one it has.
+    Readdress(Readdress),
+    /// Runs a program in a host.
+    Exec(Exec),
+    /// Opens a UDP socket in a host that has a port from then on.
+    Listen(Listen),
+    /// Does steps several times. What they show must be the same every time, and is shown once.
+    Repeat(Repeat),
     /// Pings at a steady pace while other steps run, and shows how the way of the pings changes.
     Stream(Stream),
     /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
     WaitRoute(WaitRoute),
+    /// Fails unless a relay's log has lines with a text in them.
+    ExpectLog(ExpectLog),
+    /// Fails unless a relay's metric has a value within bounds.
+    ExpectMetric(ExpectMetric),
     /// Shows the leases in etcd.
     Leases(Leases),
     /// Shows a node's `subnet.env`.
@@ -69,6 +97,9 @@ pub struct Ping {
     /// Octets of payload, after the ICMP header.
     #[schemars(range(min = 0, max = 65507), extend("default" = 56))]
     pub size: Option<u16>,
+    /// Identifier of the requests. Left out: one that no other has.
+    #[schemars(range(min = 0, max = 65535))]
+    pub id: Option<u16>,
     /// Whether the requests forbid fragmentation.
     #[serde(default)]
     pub df: bool,
@@ -94,6 +125,9 @@ pub struct Udp {
     #[serde(default = "Udp::port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
+    /// The port it is sent from. Left out: one that the kernel chooses.
+    #[schemars(range(min = 1, max = 65535))]
+    pub source_port: Option<u16>,
     /// TTL of the datagram. There is no 0: no socket sends it.
     #[schemars(range(min = 1, max = 255), extend("default" = 64))]
     pub ttl: Option<u8>,
@@ -255,67 +289,6 @@ pub enum By {
     Icmp,
 }
 
-/// Keys of `put-lease`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct PutLease {
-    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`, which need not be a sane one.
-    pub subnet: Text,
-    /// Who holds it: a node's name for its underlay address, or an address.
-    pub owner: Text,
-}
-
-/// Keys of `delete-lease`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DeleteLease {
-    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`.
-    pub subnet: Text,
-}
-
-/// Keys of `start-relay`, `stop-relay` and `kill-relay`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Relay {
-    /// The node whose relay it is.
-    pub node: Text,
-}
-
-/// Keys of `start-etcd` and `stop-etcd`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Etcd {
-    /// The member. May be left out if there is only one.
-    pub member: Option<Text>,
-}
-
-impl Etcd {
-    /// The member's name.
-    pub fn member(&self) -> &str {
-        self.member.as_deref().unwrap_or("etcd")
-    }
-}
-
-/// Keys of `link`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Link {
-    /// The node, container or etcd member whose `eth0` it is.
-    pub host: Text,
-    /// What becomes of it.
-    pub state: LinkState,
-}
-
-/// Whether an interface is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LinkState {
-    /// It is set up.
-    Up,
-    /// It is set down.
-    Down,
-}
-
 /// Keys of `stream`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -343,32 +316,17 @@ impl Stream {
     }
 }
 
-/// Keys of `wait-route`.
+/// Keys of `repeat`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct WaitRoute {
-    /// The node whose relay is asked.
-    pub node: Text,
-    /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`.
-    pub to: Text,
-    /// The node that it is to be sent to. Left out: until there is no route to it.
-    pub via: Option<Text>,
-    /// Milliseconds after which the case fails.
-    #[serde(default = "WaitRoute::within_ms")]
-    #[schemars(range(min = 1, max = 60000))]
-    pub within_ms: u16,
+pub struct Repeat {
+    /// How often.
+    #[schemars(range(min = 2, max = 10000))]
+    pub times: u16,
+    /// What is done each time.
+    #[schemars(length(min = 1))]
+    pub steps: Vec<Step>,
 }
-
-impl WaitRoute {
-    pub(super) fn within_ms() -> u16 {
-        5000
-    }
-}
-
-/// `leases` has no keys.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Leases {}
 
 /// Keys of `subnet-file`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::step::{By, LinkState, Step, Stream, Traceroute, Udp, WaitRoute};
+use super::step::{By, Exec, LinkState, Outcome, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute};
 
 impl Step {
     /// The step in one line, as a snapshot's heading shows it: what was written in the suite file, defaults left out.
@@ -14,11 +14,13 @@ impl Step {
             Self::Ping(ping) => {
                 let mut knobs = Vec::from_iter(unless(ping.count(), 1, "count"));
                 knobs.extend(ping.probe().knobs());
+                knobs.extend(ping.id.map(|id| format!("id {id}")));
                 (format!("ping {} > {}", ping.from, ping.to), knobs)
             }
             Self::PingAll(_) => ("ping-all".to_owned(), vec![]),
             Self::Udp(udp) => {
                 let mut knobs = Vec::from_iter(unless(udp.port, Udp::port(), "port"));
+                knobs.extend(udp.source_port.map(|port| format!("source-port {port}")));
                 knobs.extend(udp.probe().knobs());
                 (format!("udp {} > {}", udp.from, udp.to), knobs)
             }
@@ -27,11 +29,25 @@ impl Step {
                 knobs.extend(unless(*max, Traceroute::max(), "max"));
                 (format!("traceroute {from} > {to}"), knobs)
             }
-            Self::PutLease(lease) => {
-                (format!("put-lease {}", lease.subnet), vec![format!("owner {}", lease.owner)])
+            Self::PutLease(PutLease { subnet, owner, expires_s }) => {
+                let mut knobs = vec![format!("owner {owner}")];
+                knobs.extend(expires_s.map(|seconds| format!("expires after {seconds} s")));
+                (format!("put-lease {subnet}"), knobs)
             }
             Self::DeleteLease(lease) => (format!("delete-lease {}", lease.subnet), vec![]),
-            Self::StartRelay(relay) => (format!("start-relay {}", relay.node), vec![]),
+            Self::PutKey(put) => (format!("put-key {} = {}", put.key, put.value.escape_debug()), vec![]),
+            Self::StartRelay(relay) => {
+                let mut knobs: Vec<String> = relay.flags.iter().map(ToString::to_string).collect();
+                knobs.extend(match relay.outcome {
+                    Outcome::Ready => None,
+                    Outcome::Running => Some("need not be ready".to_owned()),
+                    Outcome::Fails => Some("fails".to_owned()),
+                });
+                (format!("start-relay {}", relay.node), knobs)
+            }
+            Self::WaitReady(relay) => (format!("wait-ready {}", relay.node), vec![]),
+            Self::PauseRelay(relay) => (format!("pause-relay {}", relay.node), vec![]),
+            Self::ResumeRelay(relay) => (format!("resume-relay {}", relay.node), vec![]),
             Self::StopRelay(relay) => (format!("stop-relay {}", relay.node), vec![]),
             Self::KillRelay(relay) => (format!("kill-relay {}", relay.node), vec![]),
             Self::StartEtcd(etcd) => (format!("start-etcd {}", etcd.member()), vec![]),
@@ -43,6 +59,17 @@ impl Step {
                 };
                 (format!("link {} {state}", link.host), vec![])
             }
+            Self::Readdress(readdress) => {
+                (format!("readdress {} {}", readdress.node, readdress.address), vec![])
+            }
+            Self::Exec(Exec { host, command, exit, until, until_gone, .. }) => {
+                let mut knobs = Vec::from_iter(unless(*exit, 0, "exit"));
+                knobs.extend(until.as_ref().map(|text| format!("until {text:?}")));
+                knobs.extend(until_gone.as_ref().map(|text| format!("until gone {text:?}")));
+                (format!("exec {host}: {command}"), knobs)
+            }
+            Self::Listen(listen) => (format!("listen {}:{}", listen.host, listen.port), vec![]),
+            Self::Repeat(Repeat { times, .. }) => (format!("repeat {times} times"), vec![]),
             Self::Stream(stream) => {
                 let every = unless(stream.every_ms, Stream::every_ms(), "every").map(|every| every + " ms");
                 let mut knobs = Vec::from_iter(every);
@@ -55,6 +82,16 @@ impl Step {
                     unless(*within_ms, WaitRoute::within_ms(), "within").map(|within| within + " ms"),
                 );
                 (format!("wait-route {node} > {to}"), knobs)
+            }
+            Self::ExpectLog(expect) => {
+                let lines = expect.lines.map(|lines| format!("lines {lines}"));
+                (format!("expect-log {} {:?}", expect.node, expect.contains.as_str()), Vec::from_iter(lines))
+            }
+            Self::ExpectMetric(expect) => {
+                let least = expect.at_least.map(|least| format!("at least {least}"));
+                let most = expect.at_most.map(|most| format!("at most {most}"));
+                let knobs = least.into_iter().chain(most).collect();
+                (format!("expect-metric {} {}", expect.node, expect.metric), knobs)
             }
             Self::Leases(_) => ("leases".to_owned(), vec![]),
             Self::SubnetFile(file) => (format!("subnet-file {}", file.node), vec![]),

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Container, Member, Node, Topology, name, offset};
+use super::{Container, Machine, Member, Node, Topology, name, offset};
 use crate::suite::{Lab, Mistake, Text, suggest};
 
 /// Flannel's default UDP port.
@@ -17,6 +17,10 @@ pub(super) const SUBNET_LEN: u8 = 24;
 const MAX_NODES: usize = 128;
 /// As with nodes.
 const MAX_CONTAINERS: usize = 256;
+/// As with nodes.
+const MAX_MACHINES: usize = 16;
+/// How far below the underlay's broadcast address the first machine is: below the etcd members.
+const MACHINES_FROM: u32 = 15;
 
 /// Settles every name and address of a lab.
 ///
@@ -36,17 +40,22 @@ pub(crate) fn settle(lab: &Lab) -> (Topology, Vec<Mistake>) {
     let members = plan.members(underlay);
     let nodes = plan.nodes(network, underlay);
     let containers = plan.containers(&nodes);
+    let machines = plan.machines(underlay);
     plan.names(&nodes, &containers);
+    let network = network.unwrap_or(UNSETTLED);
     let topology = Topology {
-        network: network.unwrap_or(UNSETTLED),
+        network,
         underlay,
         mtu: lab.mtu,
         port: PORT,
         bridge: lab.bridge.to_string(),
         masquerade: lab.masquerade,
+        config: lab.config.as_ref().map_or_else(|| config(network, &nodes), ToString::to_string),
+        flags: lab.flags.iter().map(ToString::to_string).collect(),
         nodes,
         containers,
         members,
+        machines,
     };
     (topology, plan.mistakes)
 }
@@ -114,7 +123,10 @@ impl Plan<'_> {
                 "take a network for each, of which neither contains the other",
             );
         }
-        let needed = self.lab.nodes.len().min(MAX_NODES) + usize::from(self.lab.etcd);
+        let machines = self.lab.machines.len().min(MAX_MACHINES);
+        let others =
+            if machines > 0 { MACHINES_FROM as usize - 1 + machines } else { usize::from(self.lab.etcd) };
+        let needed = self.lab.nodes.len().min(MAX_NODES) + others;
         let room = underlay.hosts().take(needed).count();
         if room < needed || underlay.prefix_len() > 30 {
             let message = format!("the underlay {underlay} has no room for {needed} hosts");
@@ -129,6 +141,18 @@ impl Plan<'_> {
         let name = |n: u32| if self.lab.etcd == 1 { "etcd".to_owned() } else { format!("etcd{n}") };
         let address = |n: u32| Ipv4Addr::from(u32::from(underlay.broadcast()).saturating_sub(n));
         (1..=u32::from(self.lab.etcd)).map(|n| Member { name: name(n), address: address(n) }).collect()
+    }
+
+    fn machines(&mut self, underlay: Ipv4Net) -> Vec<Machine> {
+        let written = &self.lab.machines;
+        if let Some(beyond) = written.get(MAX_MACHINES) {
+            let message =
+                format!("{} machines are more than a lab has, which is {MAX_MACHINES}", written.len());
+            self.mistake(beyond, message, "the first too many", "take fewer");
+        }
+        let address = |n| Ipv4Addr::from(u32::from(underlay.broadcast()).saturating_sub(n));
+        let machine = |(n, name): (u32, &Text)| Machine { name: name.to_string(), address: address(n) };
+        (MACHINES_FROM..).zip(written.iter().take(MAX_MACHINES)).map(machine).collect()
     }
 
     fn nodes(&mut self, network: Option<Ipv4Net>, underlay: Ipv4Net) -> Vec<Node> {
@@ -263,7 +287,7 @@ impl Plan<'_> {
         let lab = self.lab;
         let written = lab.containers.iter().flat_map(|written| &written.0).map(|(name, _)| name);
         let mut seen = HashSet::new();
-        for name in lab.nodes.iter().take(MAX_NODES).chain(written) {
+        for name in lab.nodes.iter().take(MAX_NODES).chain(written).chain(&lab.machines) {
             if let Some(problem) = name::host_problem(name) {
                 self.mistake(
                     name,
@@ -273,16 +297,19 @@ impl Plan<'_> {
                 );
             } else if !seen.insert(name.as_str()) {
                 let message = format!("there are two hosts called `{name}`");
-                let help = "nodes and containers are told apart by their names: give each its own";
+                let help = "hosts are told apart by their names: give each its own";
                 self.mistake(name, message, "called so as well", help);
             }
         }
         if lab.containers.is_none()
-            && let Some(clash) =
-                lab.nodes.iter().find(|name| containers.iter().any(|c| c.name == name.as_str()))
+            && let Some(clash) = lab
+                .nodes
+                .iter()
+                .chain(&lab.machines)
+                .find(|name| containers.iter().any(|c| c.name == name.as_str()))
         {
-            let message = format!("node `{clash}` has the name of a container: left out, they are c1, c2, …");
-            self.mistake(clash, message, "taken", "call the node something else, or write `containers` out");
+            let message = format!("`{clash}` has the name of a container: left out, they are c1, c2, …");
+            self.mistake(clash, message, "taken", "call it something else, or write `containers` out");
         }
         let bridge = &lab.bridge;
         if let Some(problem) = name::bridge_problem(bridge) {
@@ -293,8 +320,10 @@ impl Plan<'_> {
                 problem,
             );
         }
-        let hosts = || nodes.iter().map(|node| &node.name).chain(containers.iter().map(|c| &c.name));
-        if hosts().any(|host| host == bridge.as_str()) {
+        let machines = lab.machines.iter().map(Text::as_str);
+        let names =
+            nodes.iter().map(|node| node.name.as_str()).chain(containers.iter().map(|c| c.name.as_str()));
+        if names.chain(machines).any(|host| host == bridge.as_str()) {
             let message = format!("the bridge has the name of a host, `{bridge}`");
             self.mistake(
                 bridge,
@@ -304,6 +333,13 @@ impl Plan<'_> {
             );
         }
     }
+}
+
+/// The network's configuration that the lab writes by itself (flannel Documentation/configuration.md).
+fn config(network: Ipv4Net, nodes: &[Node]) -> String {
+    let subnet_len = nodes.first().map_or(SUBNET_LEN, |node| node.subnet.prefix_len());
+    let backend = format!("{{\"Type\":\"udp\",\"Port\":{PORT}}}");
+    format!("{{\"Network\":\"{network}\",\"SubnetLen\":{subnet_len},\"Backend\":{backend}}}")
 }
 
 /// Stands for a subnet that could not be settled, after the mistake was told.
@@ -459,7 +495,7 @@ mod tests {
             subnets: subnets.clone(),
             ..Lab::default()
         };
-        assert_eq!(plan(&lab(&[("x", "a")])).unwrap().subnet_len(), 30);
+        assert!(plan(&lab(&[("x", "a")])).unwrap().config.contains("\"SubnetLen\":30"));
         assert_eq!(
             messages(&lab(&[("x", "a"), ("y", "a")])),
             ["y has no address left in 10.5.1.0/30 of node a"]

@@ -40,6 +40,9 @@ pub(super) fn topology() -> Topology {
         nodes: vec![node("a", A, "10.5.56.0/24"), node("b", B, "10.5.17.0/24")],
         containers: vec![container("c1", "a", C1), container("c3", "a", C3), container("c2", "b", C2)],
         members: Vec::new(),
+        machines: Vec::new(),
+        flags: Vec::new(),
+        config: String::new(),
     }
 }
 

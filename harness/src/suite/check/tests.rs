@@ -122,7 +122,7 @@ leases = {}
        :                                                `-- called so as well
      5 | bridge = "eth0"
        `----
-      help: nodes and containers are told apart by their names: give each its own
+      help: hosts are told apart by their names: give each its own
 
     Error:
       x a host cannot be called "etcd"
@@ -379,7 +379,11 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("", "stop-etcd = { member = 'etcd1' }".to_owned(), "the lab has no etcd member `etcd1`"),
         ("", "link = { host = 'd', state = 'up' }".to_owned(), "the lab has no host `d`"),
         ("", "subnet-file = { node = 'c1' }".to_owned(), "`c1` is a container, not a node"),
-        ("", "wait-route = { node = 'a', to = 'b', via = 'd' }".to_owned(), "the lab has no node `d`"),
+        (
+            "",
+            "wait-route = { node = 'a', to = 'b', via = 'd' }".to_owned(),
+            "`d` is no node's name and no address",
+        ),
         ("", "say = ' '".to_owned(), "`say` says nothing"),
         (
             "subnets = { a = '10.5.0.0/24' }",
@@ -410,7 +414,7 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         (
             "nodes = ['a', 'c2']",
             "leases = {}".to_owned(),
-            "node `c2` has the name of a container: left out, they are c1, c2, …",
+            "`c2` has the name of a container: left out, they are c1, c2, …",
         ),
         ("bridge = 'a'", "leases = {}".to_owned(), "the bridge has the name of a host, `a`"),
     ];

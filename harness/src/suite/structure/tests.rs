@@ -20,7 +20,7 @@ ping = { form = "c1", to = "c2" }
        :          ^^|^
        :            `-- not a key here
        `----
-      help: did you mean `from`? (its keys: from, to, count, ttl, size, df, ttls, sizes)
+      help: did you mean `from`? (its keys: from, to, count, ttl, size, id, df, ttls, sizes)
     "#);
 }
 
@@ -42,7 +42,7 @@ stream = { from = "c1", to = "c2", during = [{ ping = { from = "c1", to = "c2", 
        :                                                                                 ^|^
        :                                                                                  `-- not a key here
        `----
-      help: did you mean `ttl`? (its keys: from, to, count, ttl, size, df, ttls, sizes)
+      help: did you mean `ttl`? (its keys: from, to, count, ttl, size, id, df, ttls, sizes)
     "#);
 }
 
@@ -179,8 +179,7 @@ pnig = { from = "c1", to = "c2" }
        : ^^|^
        :   `-- not a step
        `----
-      help: did you mean `ping`? (steps: say, ping, ping-all, udp, traceroute, put-lease, delete-lease, start-
-            relay, stop-relay, kill-relay, start-etcd, stop-etcd, link, stream, wait-route, leases, subnet-file)
+      help: did you mean `ping`?
     "#);
 }
 

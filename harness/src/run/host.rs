@@ -1,0 +1,68 @@
+//! Steps that change a host, or look at it with its own tools.
+
+use std::time::Duration;
+
+use super::{Runner, StepError};
+use crate::lab::INTERFACE;
+use crate::probe::Listener;
+use crate::suite::{Exec, Link, LinkState, Listen, Readdress};
+use crate::wait;
+
+impl Runner<'_> {
+    pub(super) async fn link(&mut self, link: &Link) -> Result<(), StepError> {
+        let up = link.state == LinkState::Up;
+        self.down.retain(|host| *host != *link.host);
+        if !up {
+            self.down.push(link.host.to_string());
+        }
+        Ok(self.lab.set_link(&link.host, up, &self.down).await?)
+    }
+
+    /// Takes the node's address away and gives it another. Both of them stand for the node from then on.
+    pub(super) async fn readdress(&mut self, readdress: &Readdress) -> Result<(), StepError> {
+        let address = self.address(&readdress.address)?;
+        self.lab.readdress(&readdress.node, INTERFACE, address).await?;
+        self.map.insert(address, &readdress.node, &readdress.node);
+        Ok(())
+    }
+
+    pub(super) fn listen(&mut self, listen: &Listen) -> Result<(), StepError> {
+        let listener = Listener::open(&self.lab.host(&listen.host)?.namespace, listen.port)?;
+        self.listeners.insert((listen.host.to_string(), listen.port), listener.into());
+        Ok(())
+    }
+
+    pub(super) async fn exec(&mut self, exec: &Exec) -> Result<(), StepError> {
+        let words = shell_words::split(&exec.command).unwrap_or_default();
+        let host = self.lab.host(&exec.host)?.clone();
+        let within = Duration::from_millis(exec.within_ms.into());
+        let awaited = format!("`{}` in {} to print what is awaited", exec.command, exec.host);
+        let mut printed = String::new();
+        wait::until(&awaited, within, async || {
+            let output = host.exec(&words, within).await.map_err(|error| error.to_string())?;
+            printed = output.text;
+            let found = |text: &str| printed.contains(text);
+            let right = match (&exec.until, &exec.until_gone) {
+                (Some(text), _) => found(text),
+                (None, Some(text)) => !found(text),
+                (None, None) => true,
+            };
+            match output.status {
+                Some(status) if status == i32::from(exec.exit) && right => Ok(()),
+                Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{printed}")),
+                status => Err(format!("{}, not {}; it prints:\n{printed}", ended(status), exec.exit)),
+            }
+        })
+        .await
+        .map_err(crate::lab::Error::from)?;
+        if exec.show {
+            let indented = printed.lines().fold(String::new(), |text, line| text + "  " + line + "\n");
+            self.block(&indented);
+        }
+        Ok(())
+    }
+}
+
+fn ended(status: Option<i32>) -> String {
+    status.map_or("it was ended by a signal".to_owned(), |status| format!("its exit status is {status}"))
+}

@@ -1,0 +1,87 @@
+//! Steps that are about a node's relay.
+
+use super::{Runner, StepError};
+use crate::suite::{ExpectLog, ExpectMetric, Outcome, StartRelay};
+use crate::topology::Node;
+
+impl Runner<'_> {
+    pub(super) async fn start_relay(&mut self, start: &StartRelay) -> Result<(), StepError> {
+        let node = self.node(&start.node)?;
+        let flags: Vec<String> = start.flags.iter().map(ToString::to_string).collect();
+        self.lab.launch_daemon(&node, &flags).await?;
+        match start.outcome {
+            Outcome::Ready => self.wait_ready(&start.node).await,
+            Outcome::Running => Ok(()),
+            Outcome::Fails => {
+                let status = self.lab.await_end(&start.node).await?;
+                self.line(format!("  {}", crate::overlay::relay::ending(status)));
+                if status.success() {
+                    self.problem(format!("the relay on {} ended with success, and was to fail", start.node));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn wait_ready(&mut self, node: &str) -> Result<(), StepError> {
+        let awaited = self.node(node)?;
+        self.lab.await_daemons(std::slice::from_ref(&awaited)).await?;
+        self.name_containers(node);
+        if let Some(attachment) = self.lab.attachment(node) {
+            let line =
+                format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);
+            self.line(line);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop_relay(&mut self, node: &str) -> Result<(), StepError> {
+        let status = self.lab.stop_daemon(node).await?;
+        self.line(format!("  {}", crate::overlay::relay::ending(status)));
+        Ok(())
+    }
+
+    pub(super) async fn pause_relay(&mut self, node: &str, paused: bool) -> Result<(), StepError> {
+        self.lab.pause_daemon(node, paused).await?;
+        self.paused.retain(|other| other != node);
+        if paused {
+            self.paused.push(node.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn expect_log(&mut self, expect: &ExpectLog) {
+        let log = self.lab.log(&expect.node);
+        let found: Vec<&str> = log.lines().filter(|line| line.contains(expect.contains.as_str())).collect();
+        let right = expect.lines.map_or(!found.is_empty(), |lines| found.len() == usize::from(lines));
+        if !right {
+            let expected = expect.lines.map_or("one or more".to_owned(), |lines| lines.to_string());
+            let (node, text, count) = (&expect.node, expect.contains.as_str(), found.len());
+            self.problem(format!(
+                "the log of the relay on {node} has {count} lines with {text:?}, and {expected} are expected:\n{}",
+                found.join("\n")
+            ));
+        }
+    }
+
+    pub(super) async fn expect_metric(&mut self, expect: &ExpectMetric) -> Result<(), StepError> {
+        let daemon = self.lab.daemon(&expect.node)?;
+        let found = daemon.metric(&expect.metric).await.map_err(crate::lab::Error::from)?;
+        let too_low = |value: f64| expect.at_least.is_some_and(|least| value < f64::from(least));
+        let too_high = |value: f64| expect.at_most.is_some_and(|most| value > f64::from(most));
+        let (node, metric) = (&expect.node, &expect.metric);
+        match found {
+            None => self.problem(format!("the relay on {node} has no metric `{metric}`")),
+            Some(value) if too_low(value) || too_high(value) => {
+                self.problem(format!("{metric} is {value} on {node}, which is out of bounds"));
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn node(&self, name: &str) -> Result<Node, StepError> {
+        let found = self.lab.topology.node(name).cloned();
+        found.ok_or_else(|| StepError::Word { word: name.to_owned() })
+    }
+}
