@@ -180,7 +180,7 @@ async fn start_and_watch<R: Registry>(
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
     let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
-    tasks.spawn(guard_device(netlink.clone(), tun.name().to_owned(), device.subscribe()));
+    tasks.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
     let filter = install_filter(config.filter, &network, subnet).await?;
     tasks.spawn(filter.keep(config.filter.resync));
     if let Some(previous) = previous.filter(|previous| config.blackhole_route && *previous != subnet)
@@ -239,7 +239,7 @@ async fn start_and_watch<R: Registry>(
     let _ = timeout(LISTED_WITHIN, own_seen.wait_for(Option::is_some)).await;
     *started = Some(live.start(udp)?);
     let (current, mut changes) = watch::channel(underlay);
-    tasks.spawn(follow_underlay(netlink, config.underlay, current));
+    tasks.spawn(follow_underlay(config.underlay, current));
     let mut ready = pin!(announce_ready(own_seen, &health).fuse());
     loop {
         tokio::select! {
@@ -256,8 +256,8 @@ async fn start_and_watch<R: Registry>(
     }
 }
 
-async fn follow_underlay(netlink: Handle, selection: Selection, current: watch::Sender<Underlay>) {
-    if let Err(error) = underlay::follow::follow(netlink, selection, current).await {
+async fn follow_underlay(selection: Selection, current: watch::Sender<Underlay>) {
+    if let Err(error) = underlay::follow::follow(selection, current).await {
         tracing::warn!(%error, "changes of the underlay are not followed");
     }
 }
@@ -376,8 +376,8 @@ async fn install_filter(
     Ok(filter)
 }
 
-async fn guard_device(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) {
-    if let Err(error) = guard::keep(netlink, name, wanted).await {
+async fn guard_device(name: String, wanted: watch::Receiver<DeviceConfig>) {
+    if let Err(error) = guard::keep(name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
     }
 }

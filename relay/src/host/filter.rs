@@ -176,7 +176,11 @@ impl Filter {
             let listed = list_chain(&chain).await?;
             if wanted {
                 restore(chain.restore(&listed)).await?;
-                self.shown.extend(list_chain(&chain).await?.rules);
+                let listed = list_chain(&chain).await?;
+                // Otherwise something changed it in between, and the next look puts it back.
+                if listed.is_whole(&chain) {
+                    self.shown.extend(listed.rules);
+                }
             } else if !listed.is_absent() {
                 tracing::info!(chain = chain.name, "removing packet filter rules that are not wanted");
                 restore(chain.remove(&listed)).await?;
@@ -199,7 +203,9 @@ impl Filter {
 
     async fn install_nftables(&mut self) -> Result<(), FilterError> {
         run("nft", &["-f", "-"], Some(nftables::replace(&self.rules))).await?;
-        self.shown = vec![list_table().await?];
+        let listed = list_table().await?;
+        // Otherwise something changed it in between, and the next look puts it back.
+        self.shown = nftables::is_whole(&self.rules, &listed).then_some(listed).into_iter().collect();
         Ok(())
     }
 }

@@ -18,26 +18,38 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{interval, sleep},
+};
 
 use super::device::{self, DeviceConfig};
 
 /// Between a change and the look at its outcome; also keeps a quarrel with another program slow.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps the device as `wanted` until the future is dropped. A device that was set down is left down; deleting it ends the data path.
 ///
 /// # Errors
 /// The netlink socket cannot be opened.
-pub async fn keep(netlink: Handle, name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<()> {
+pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<()> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr];
-    let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
+    let (connection, netlink, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
     let watch = async {
-        while let Some((message, _)) = messages.next().await {
-            if !concerns(&message, &wanted.borrow()) {
-                continue;
+        // What was changed before the socket was there is seen by the first look.
+        let mut looks = interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some((message, _)) if concerns(&message, &wanted.borrow()) => sleep(SETTLE).await,
+                    Some(_) => continue,
+                    None => break,
+                },
+                _ = looks.tick() => {}
             }
-            sleep(SETTLE).await;
             let config = *wanted.borrow();
             while let Some(Some(_)) = messages.next().now_or_never() {}
             match missing(&netlink, &config).await {
@@ -48,7 +60,10 @@ pub async fn keep(netlink: Handle, name: String, wanted: watch::Receiver<DeviceC
                         tracing::error!(%error, "device not restored");
                     }
                 }
-                Err(error) => tracing::debug!(%error, "looking at the device"),
+                Err(error) => {
+                    tracing::warn!(%error, "looking at the device; trying again");
+                    looks.reset_after(SETTLE);
+                }
             }
         }
     };

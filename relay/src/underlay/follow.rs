@@ -6,34 +6,42 @@ use std::{io, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::{
-    Handle, MulticastGroup,
+    MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{interval, sleep},
+};
 
 use super::{Interface, Selection, Underlay, list};
 
 /// Between a change and the look at its outcome: an address is often replaced in two steps.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells `current` of every change until the future is dropped.
 ///
 /// # Errors
 /// The netlink socket cannot be opened.
-pub async fn follow(
-    netlink: Handle,
-    selection: Selection,
-    current: watch::Sender<Underlay>,
-) -> io::Result<()> {
+pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> io::Result<()> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
-    let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
+    let (connection, netlink, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
     let watch = async {
-        while let Some((message, _)) = messages.next().await {
-            if !concerns(&message) {
-                continue;
+        // What was changed before the socket was there is seen by the first look.
+        let mut looks = interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some((message, _)) if concerns(&message) => sleep(SETTLE).await,
+                    Some(_) => continue,
+                    None => break,
+                },
+                _ = looks.tick() => {}
             }
-            sleep(SETTLE).await;
             while let Some(Some(_)) = messages.next().now_or_never() {}
             match list(&netlink).await {
                 Ok(interfaces) => {
@@ -45,7 +53,10 @@ pub async fn follow(
                         _ => false,
                     });
                 }
-                Err(error) => tracing::warn!(%error, "looking at the underlay"),
+                Err(error) => {
+                    tracing::warn!(%error, "looking at the underlay; trying again");
+                    looks.reset_after(SETTLE);
+                }
             }
         }
     };

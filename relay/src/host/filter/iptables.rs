@@ -39,6 +39,12 @@ impl Listed {
         self.jumps.is_empty() && self.rules.is_none()
     }
 
+    /// Whether it has as many rules as it should, and is reached once.
+    pub(super) fn is_whole(&self, chain: &Chain) -> bool {
+        let rules = self.rules.iter().flat_map(|rules| rules.lines()).filter(|line| line.starts_with("-A "));
+        self.jumps.len() == 1 && rules.count() == chain.rules.len()
+    }
+
     /// Whether the rules are as they were `shown` and reached once.
     pub(super) fn is_intact(&self, shown: &str) -> bool {
         self.jumps.len() == 1 && self.rules.as_deref() == Some(shown)
@@ -201,6 +207,9 @@ COMMIT
     #[test]
     fn rules_are_intact_when_they_are_as_shown_and_reached_once() {
         assert!(listed(1, Some("x")).is_intact("x"));
+        let forward = Chain::forward(&rules());
+        assert!(listed(1, Some("-N FLANNEL-FWD\n-A FLANNEL-FWD 1\n-A FLANNEL-FWD 2\n")).is_whole(&forward));
+        assert!(!listed(1, Some("-N FLANNEL-FWD\n")).is_whole(&forward), "flushed right after it was filled");
         for damaged in [listed(0, Some("x")), listed(2, Some("x")), listed(1, Some("y")), listed(1, None)] {
             assert!(!damaged.is_intact("x"), "{damaged:?}");
         }

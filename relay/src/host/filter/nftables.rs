@@ -41,6 +41,14 @@ pub(super) fn replace(rules: &Rules) -> String {
     text
 }
 
+/// Whether a listing of the table has as many rules as it should.
+pub(super) fn is_whole(rules: &Rules, listing: &str) -> bool {
+    let is_rule = |line: &&str| {
+        [" return", " accept"].iter().any(|end| line.ends_with(end)) || line.contains(" masquerade")
+    };
+    listing.lines().map(str::trim).filter(is_rule).count() == replace(rules).matches("add rule ").count()
+}
+
 fn chain(name: &str, hook: &str, comment: &str) -> String {
     format!("add chain ip {TABLE} {name} {{ {hook} ; comment \"{comment}\" ; }}\n")
 }
