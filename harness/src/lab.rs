@@ -345,6 +345,7 @@ impl Lab {
         for (node, attachment) in try_join_all(ready).await? {
             self.attach(&node, &attachment).await?;
             self.silent.remove(&node);
+            self.recorder.learn(&node, &attachment.device);
             self.attachments.insert(node, attachment);
         }
         self.wait_for_registry().await
@@ -413,6 +414,7 @@ impl Lab {
             inside.netlink.add_address(INTERFACE, prefix(address(subnet, offset), subnet)).await?;
             inside.netlink.add_default_route(gateway).await?;
         }
+        self.topology.move_node(node, subnet);
         match self.topology.masquerade {
             Masquerade::None => Ok(()),
             Masquerade::Docker => Ok(host.run("nft", &["-f", "-"], &docker_rules(&bridge, subnet))?),

@@ -81,10 +81,10 @@ fn save(runner: &Runner<'_>, directory: &Path, files: Vec<(String, String)>) -> 
     recording.map_err(|error| error.to_string())
 }
 
-/// The log of every daemon that ran, by the name of the file that keeps it.
-fn logs(runner: &mut Runner<'_>) -> Vec<(String, String)> {
-    let daemons = runner.lab.daemons();
-    daemons.map(|(node, daemon)| (format!("{node}.log"), daemon.log_tail(10_000))).collect()
+/// The log of every node's daemons, by the name of the file that keeps it.
+fn logs(runner: &Runner<'_>) -> Vec<(String, String)> {
+    let nodes = runner.lab.topology.nodes.iter();
+    nodes.map(|node| (format!("{}.log", node.name), runner.lab.log(&node.name))).collect()
 }
 
 /// Links, addresses, routes, leases and counters of every host, as far as they can still be had.

@@ -150,6 +150,17 @@ impl Default for Topology {
 }
 
 impl Topology {
+    /// Notes that a node has leased `subnet`: its containers have addresses there.
+    pub fn move_node(&mut self, name: &str, subnet: Ipv4Net) {
+        for node in self.nodes.iter_mut().filter(|node| node.name == name) {
+            node.subnet = subnet;
+        }
+        let containers = self.containers.iter_mut().filter(|container| container.node == name);
+        for (container, distance) in containers.zip(2..) {
+            container.address = offset(subnet, distance);
+        }
+    }
+
     /// Every host: nodes, then containers, then etcd members, then machines.
     pub fn hosts(&self) -> impl Iterator<Item = Host<'_>> {
         let nodes = self.nodes.iter().map(Host::Node);

@@ -118,6 +118,16 @@ impl Recorder {
         Ok(())
     }
 
+    /// Takes note of a device of the overlay, so that its frames are known even if they are looked at when it is gone.
+    pub fn learn(&self, host: &str, device: &str) {
+        for tap in self.taps.iter().filter(|tap| tap.host.name == host) {
+            if let Some(index) = tap.socket.get_ref().interface_index(device) {
+                let point = Point { host: host.to_owned(), interface: device.to_owned(), role: Role::Tunnel };
+                lock(&tap.host.points).insert(index, Some(Arc::new(point)));
+            }
+        }
+    }
+
     /// Ends the recording, with all sockets closed side by side: for each the kernel waits as it did at the start.
     pub async fn end(&mut self) {
         let taps = std::mem::take(&mut self.taps);

@@ -91,6 +91,11 @@ impl PacketSocket {
         rustix::net::netdevice::index_to_name(&self.socket, index).ok()
     }
 
+    /// The index of an interface of the socket's namespace (netdevice(7), `SIOCGIFINDEX`), if there is one.
+    pub fn interface_index(&self, name: &str) -> Option<u32> {
+        rustix::net::netdevice::name_to_index(&self.socket, name).ok()
+    }
+
     /// The next packet, or none if none waits.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::topology::Topology;
+use crate::topology::{Node, Topology};
 
 /// The lab's addresses by name, and what is behind what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +40,7 @@ impl Map {
                 .unwrap_or(0),
         };
         for node in &topology.nodes {
-            map.insert(node.address, &node.name, &node.name);
-            let base = node.subnet.network();
-            map.insert(base, &node.name, &format!("{}/{tunnel}", node.name));
-            let bridge = Ipv4Addr::from(u32::from(base).wrapping_add(1));
-            map.insert(bridge, &node.name, &format!("{}/{}", node.name, topology.bridge));
+            map.insert_node(node, tunnel, &topology.bridge);
         }
         for container in &topology.containers {
             map.insert(container.address, &container.name, &container.name);
@@ -57,6 +53,13 @@ impl Map {
             map.insert(machine.address, &machine.name, &machine.name);
         }
         map
+    }
+
+    /// Notes a node's addresses: on the underlay, of its tunnel device and of its bridge.
+    pub fn insert_node(&mut self, node: &Node, tunnel: &str, bridge: &str) {
+        self.insert(node.address, &node.name, &node.name);
+        self.insert(node.tunnel_address(), &node.name, &format!("{}/{tunnel}", node.name));
+        self.insert(node.bridge_address(), &node.name, &format!("{}/{bridge}", node.name));
     }
 
     /// Adds an address, or another host that has it too: a node that moved, a host that the topology does not have.

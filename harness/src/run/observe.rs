@@ -11,7 +11,7 @@ use crate::probe::{Listener, Sender, Shot, ShotKind};
 
 /// How long a probe of which nothing is heard is waited for, on a machine that may have much else to do. Only what fails
 /// a case takes as long.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// The same while something is broken on purpose, and silence is likely what the case is about.
 const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
 /// How long to wait for an answer before the daemons are asked whether they dropped it.
@@ -89,7 +89,7 @@ impl Runner<'_> {
             }
         };
         tokio::pin!(arrival);
-        let within = if self.faults().is_empty() { ANSWERED_WITHIN } else { ANSWERED_WITHIN_A_FAULT };
+        let within = self.answered_within();
         while start.elapsed() < within {
             tokio::select! {
                 answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
@@ -101,6 +101,11 @@ impl Runner<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// How long an answer is waited for now.
+    pub(super) fn answered_within(&self) -> Duration {
+        if self.faults().is_empty() { ANSWERED_WITHIN } else { ANSWERED_WITHIN_A_FAULT }
     }
 
     /// Whether a daemon has dropped something since the lab was last quiet, and sent no ICMP error about it that

@@ -1,5 +1,7 @@
 //! Steps that are about a node's relay.
 
+use std::process::ExitStatus;
+
 use super::{Runner, StepError};
 use crate::suite::{ExpectLog, ExpectMetric, Outcome, StartRelay};
 use crate::topology::Node;
@@ -13,9 +15,7 @@ impl Runner<'_> {
             Outcome::Ready => self.wait_ready(&start.node).await,
             Outcome::Running => Ok(()),
             Outcome::Fails => {
-                let status = self.lab.await_end(&start.node).await?;
-                self.line(format!("  {}", crate::overlay::relay::ending(status)));
-                if status.success() {
+                if self.wait_end(&start.node).await?.success() {
                     self.problem(format!("the relay on {} ended with success, and was to fail", start.node));
                 }
                 Ok(())
@@ -23,10 +23,16 @@ impl Runner<'_> {
         }
     }
 
+    pub(super) async fn wait_end(&mut self, node: &str) -> Result<ExitStatus, StepError> {
+        let status = self.lab.await_end(node).await?;
+        self.line(format!("  {}", crate::overlay::relay::ending(status)));
+        Ok(status)
+    }
+
     pub(super) async fn wait_ready(&mut self, node: &str) -> Result<(), StepError> {
         let awaited = self.node(node)?;
         self.lab.await_daemons(std::slice::from_ref(&awaited)).await?;
-        self.name_containers(node);
+        self.name_attached(node);
         if let Some(attachment) = self.lab.attachment(node) {
             let line =
                 format!("  {}  subnet {}  mtu {}", attachment.device, attachment.subnet, attachment.mtu);

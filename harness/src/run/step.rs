@@ -34,6 +34,9 @@ impl Runner<'_> {
             Step::WaitReady(relay) => self.wait_ready(&relay.node).await?,
             Step::StopRelay(relay) => self.stop_relay(&relay.node).await?,
             Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).await?,
+            Step::WaitEnd(relay) => {
+                self.wait_end(&relay.node).await?;
+            }
             Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).await?,
             Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
             Step::ExpectLog(expect) => self.expect_log(expect),

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::observe::ANSWERED_WITHIN;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{self, Answer, Journey, Observation, Probe, Summary};
+use crate::flow::{self, Answer, Fault, Journey, Observation, Probe, Summary};
 use crate::netns::Namespace;
 use crate::overlay::Counters;
 use crate::probe::{Sender, Shot, ShotKind};
@@ -15,8 +16,6 @@ use crate::suite::{Step, Stream};
 
 /// The least number of probes that precede the first inner step, and that follow the last one.
 const MARGIN: u32 = 5;
-/// For the last replies to arrive.
-const LAST_REPLY_WITHIN: Duration = Duration::from_secs(5);
 /// A stream ends by itself after as many probes, whatever its steps do.
 const MAX_PROBES: u32 = 20_000;
 
@@ -31,8 +30,8 @@ struct Pinger {
 }
 
 impl Pinger {
-    /// Sends until `ending` says so, counting in `sent`.
-    async fn run(mut self, sent: &Cell<u32>, ending: &Cell<bool>) -> Result<Self, StepError> {
+    /// Sends until `ending` says so, counting in `sent`, and then waits as long as it says for the last reply.
+    async fn run(mut self, sent: &Cell<u32>, ending: &Cell<Option<Duration>>) -> Result<Self, StepError> {
         let mut ticks = tokio::time::interval(self.every);
         let mut after = 0;
         while after < MARGIN && sent.get() < MAX_PROBES {
@@ -45,10 +44,11 @@ impl Pinger {
             let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
             self.sent.push((sender, Vec::from_iter(refused)));
             sent.set(sent.get() + 1);
-            after += u32::from(ending.get());
+            after += u32::from(ending.get().is_some());
         }
+        let within = ending.get().unwrap_or(ANSWERED_WITHIN);
         if let Some((sender, answers)) = self.sent.last_mut()
-            && let Ok(answer) = tokio::time::timeout(LAST_REPLY_WITHIN, sender.answer()).await
+            && let Ok(answer) = tokio::time::timeout(within, sender.answer()).await
         {
             answers.push(answer?);
         }
@@ -73,35 +73,41 @@ impl Runner<'_> {
         self.probes += MAX_PROBES;
         let before = self.counters.clone();
         let position = self.lab.recorder.position();
-        let (sent, ending) = (Cell::new(0), Cell::new(false));
+        let (sent, ending) = (Cell::new(0), Cell::new(None));
         let steps = async {
             let done = self.inner_steps(&stream.during, &sent, every).await;
-            ending.set(true);
+            ending.set(Some(self.answered_within()));
             done
         };
         // Either one's failure ends both: the steps wait for the stream, and the stream for them.
-        let (pinger, ()) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
+        let (pinger, faults) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
         self.settle().await?;
-        self.conclude(stream, pinger, position, &before)
+        self.conclude(stream, pinger, position, &before, &faults)
     }
 
-    /// Does the steps once the stream flows.
+    /// Does the steps once the stream flows, and tells what was broken at any time meanwhile.
     async fn inner_steps(
         &mut self,
         steps: &[Step],
         sent: &Cell<u32>,
         every: Duration,
-    ) -> Result<(), StepError> {
+    ) -> Result<Vec<Fault>, StepError> {
         while sent.get() < MARGIN {
             tokio::time::sleep(every).await;
         }
         self.streaming = true;
+        let mut faults = self.faults();
         for step in steps {
             self.line(format!("  $ {}", step.title()));
             Box::pin(self.step(step)).await?;
+            for fault in self.faults() {
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
+            }
         }
         self.streaming = false;
-        Ok(())
+        Ok(faults)
     }
 
     /// Notes losses that nothing accounts for. Which drop was whose cannot be told in a stream, but how many there were.
@@ -134,6 +140,7 @@ impl Runner<'_> {
         pinger: Pinger,
         position: Position,
         before: &BTreeMap<String, Counters>,
+        faults: &[Fault],
     ) -> Result<(), StepError> {
         let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
         let mut frames = flow::sort(&probes, self.lab.recorder.since(position), self.map.port).probes;
@@ -146,7 +153,7 @@ impl Runner<'_> {
                 frames: frames.remove(&sender.probe.number).unwrap_or_default(),
                 dropped: Vec::new(),
                 icmp_sent: Vec::new(),
-                faults: self.faults(),
+                faults: faults.to_vec(),
                 answers,
                 received: None,
                 probe: sender.probe,

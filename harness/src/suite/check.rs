@@ -105,7 +105,7 @@ impl Check<'_> {
             }
             Step::DeleteLease(lease) => self.subnet(&lease.subnet),
             Step::StartRelay(relay) => self.start_relay(relay),
-            Step::StopRelay(relay) | Step::KillRelay(relay) => {
+            Step::StopRelay(relay) | Step::KillRelay(relay) | Step::WaitEnd(relay) => {
                 self.running(&relay.node);
                 self.relays.remove(relay.node.as_str());
             }

@@ -48,6 +48,8 @@ pub enum Step {
     StopRelay(Relay),
     /// Ends a node's relay with SIGKILL.
     KillRelay(Relay),
+    /// Waits until a node's relay has ended by itself.
+    WaitEnd(Relay),
     /// Stops the process of a node's relay with SIGSTOP: it is there, and does nothing.
     PauseRelay(Relay),
     /// Lets it go on.

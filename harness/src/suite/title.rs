@@ -45,6 +45,7 @@ impl Step {
                 });
                 (format!("start-relay {}", relay.node), knobs)
             }
+            Self::WaitEnd(relay) => (format!("wait-end {}", relay.node), vec![]),
             Self::WaitReady(relay) => (format!("wait-ready {}", relay.node), vec![]),
             Self::PauseRelay(relay) => (format!("pause-relay {}", relay.node), vec![]),
             Self::ResumeRelay(relay) => (format!("resume-relay {}", relay.node), vec![]),
@@ -64,8 +65,8 @@ impl Step {
             }
             Self::Exec(Exec { host, command, exit, until, until_gone, .. }) => {
                 let mut knobs = Vec::from_iter(unless(*exit, 0, "exit"));
-                knobs.extend(until.as_ref().map(|text| format!("until {text:?}")));
-                knobs.extend(until_gone.as_ref().map(|text| format!("until gone {text:?}")));
+                knobs.extend(until.as_ref().map(|text| format!("until {:?}", text.as_str())));
+                knobs.extend(until_gone.as_ref().map(|text| format!("until gone {:?}", text.as_str())));
                 (format!("exec {host}: {command}"), knobs)
             }
             Self::Listen(listen) => (format!("listen {}:{}", listen.host, listen.port), vec![]),
