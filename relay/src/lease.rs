@@ -95,7 +95,9 @@ pub fn parse_value(bytes: &[u8]) -> Result<Ipv4Addr, LeaseError> {
     }
 }
 
-fn is_node_address(address: Ipv4Addr) -> bool {
+/// Whether other nodes could send to this address: a lease must name such a one.
+#[must_use]
+pub fn is_node_address(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
 }
 

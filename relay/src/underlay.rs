@@ -22,6 +22,8 @@ use rtnetlink::{
 };
 use thiserror::Error;
 
+use crate::lease;
+
 /// The interface that carries the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Underlay {
@@ -77,6 +79,16 @@ pub enum UnderlayError {
         wanted: String,
         /// What there is.
         available: String,
+    },
+    /// The address is none that other nodes can send to.
+    #[error(
+        "other nodes cannot reach {address} on {interface}: name another interface with --iface, or with --public-ip the address that they reach"
+    )]
+    NotReachable {
+        /// The interface chosen.
+        interface: String,
+        /// The address to bind to or to advertise.
+        address: Ipv4Addr,
     },
     /// Nothing was asked for, and there is no default route to go by.
     #[error(
@@ -149,12 +161,13 @@ fn pick(
         wanted: selection.describe(),
         available: describe(interfaces),
     })?;
-    Ok(Underlay {
-        interface: interface.name.clone(),
-        address,
-        mtu: interface.mtu,
-        public_ip: selection.public_ip.unwrap_or(address),
-    })
+    let public_ip = selection.public_ip.unwrap_or(address);
+    // What is sent from a loopback address does not leave the machine, whatever is advertised.
+    if let Some(address) = [address, public_ip].into_iter().find(|address| !lease::is_node_address(*address))
+    {
+        return Err(UnderlayError::NotReachable { interface: interface.name.clone(), address });
+    }
+    Ok(Underlay { interface: interface.name.clone(), address, mtu: interface.mtu, public_ip })
 }
 
 impl Selection {
@@ -347,6 +360,19 @@ mod tests {
     fn a_translated_address_is_advertised_and_the_local_one_bound() {
         let selection = Selection { public_ip: Some([203, 0, 113, 9].into()), ..named(&["eth1"]) };
         assert_eq!(chosen(&selection), Ok(("eth1".into(), [172, 16, 0, 1].into(), [203, 0, 113, 9].into())));
+    }
+
+    #[test]
+    fn an_address_that_others_cannot_reach_is_refused() {
+        let loopback = chosen(&named(&["lo"])).unwrap_err();
+        assert!(loopback.starts_with("other nodes cannot reach 127.0.0.1 on lo: "), "{loopback}");
+        let translated = |public_ip| chosen(&Selection { public_ip: Some(public_ip), ..named(&["lo"]) });
+        assert!(translated([203, 0, 113, 9].into()).unwrap_err().contains("127.0.0.1"));
+        for advertised in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
+            let selection = Selection { public_ip: Some(advertised.into()), ..named(&["eth0"]) };
+            let error = chosen(&selection).unwrap_err();
+            assert!(error.contains(&Ipv4Addr::from(advertised).to_string()), "{error}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{Interface, Selection, Underlay, list};
+use crate::lease;
 
 /// Between a change and the look at its outcome: an address is often replaced in two steps.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -78,7 +79,7 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
 /// The underlay as it is now; none while its interface is gone or has no address.
 fn refreshed(interfaces: &[Interface], current: &Underlay, selection: &Selection) -> Option<Underlay> {
     let interface = interfaces.iter().find(|interface| interface.name == current.interface)?;
-    let first = *interface.addresses.first()?;
+    let first = *interface.addresses.iter().find(|address| lease::is_node_address(**address))?;
     let address = if interface.addresses.contains(&current.address) { current.address } else { first };
     Some(Underlay {
         interface: interface.name.clone(),
@@ -120,6 +121,15 @@ mod tests {
         assert_eq!((underlay.address, underlay.public_ip), (address(5), address(5)));
         let translated = after(1500, &[5], Some(address(99))).unwrap();
         assert_eq!((translated.address, translated.public_ip), (address(5), address(99)));
+    }
+
+    #[test]
+    fn a_loopback_address_does_not_take_the_place_of_one_that_has_gone() {
+        let current =
+            Underlay { interface: "lo".into(), address: address(1), mtu: 65_536, public_ip: address(1) };
+        let addresses = vec![Ipv4Addr::LOCALHOST];
+        let interfaces = [Interface { index: 1, name: "lo".into(), mtu: 65_536, addresses }];
+        assert_eq!(refreshed(&interfaces, &current, &Selection::default()), None);
     }
 
     #[test]
