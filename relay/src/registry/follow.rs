@@ -156,6 +156,11 @@ impl<R: Registry> Follower<R> {
                 }
             }
         }
+        for (subnet, node) in &folded.changes {
+            if node.is_some() && !self.table.is_of_usual_length(*subnet) {
+                tracing::warn!(%subnet, "a lease of another length than SubnetLen says: the longest match counts");
+            }
+        }
         self.stats.skipped.fetch_add(folded.skipped.len() as u64, Relaxed);
         for skipped in folded.skipped.iter().filter(|skipped| skipped.first) {
             tracing::warn!(key = skipped.key, reason = skipped.reason, "registry entry skipped");

@@ -117,6 +117,13 @@ impl LeaseTable {
         folded
     }
 
+    /// Whether `subnet` has the length of the network's subnets. Others count all the same, as long as they leave this
+    /// node's own alone: while `SubnetLen` is being changed, leases of both lengths exist.
+    #[must_use]
+    pub const fn is_of_usual_length(&self, subnet: Ipv4Net) -> bool {
+        subnet.prefix_len() == self.network.subnet_len
+    }
+
     /// The revision that the table reflects.
     #[must_use]
     pub const fn revision(&self) -> i64 {
@@ -155,9 +162,13 @@ impl LeaseTable {
         if !self.network.covers(subnet) {
             return Err(format!("{subnet} is not a proper part of the network {}", self.network.prefix));
         }
-        if public_ip == self.own.public_ip && subnet != self.own.subnet {
-            // Kept out of the routes below; said once, since traffic for it would loop here.
-            tracing::debug!(%subnet, "another lease names this node");
+        let own = self.own.subnet;
+        if subnet != own && (subnet.contains(&own) || own.contains(&subnet)) {
+            return Err(format!("{subnet} overlaps this node's own subnet {own}"));
+        }
+        if public_ip == self.own.public_ip && subnet != own {
+            // Kept out of the routes below: what is sent there would come back here.
+            tracing::warn!(%subnet, %public_ip, "another subnet is leased to this node's address: no route to it");
         }
         Ok(Lease { subnet, public_ip })
     }
@@ -261,9 +272,36 @@ mod tests {
     #[test]
     fn keys_of_other_forms_and_leases_too_wide_are_skipped() {
         let mut table = table();
-        for key in ["garbage", "10.5.0.0-16", "10.0.0.0-8", "10.6.2.0-24", "10.5.2.1-24"] {
+        for key in
+            ["garbage", "10.5.0.0-16", "10.0.0.0-8", "0.0.0.0-0", "10.6.2.0-24", "10.5.2.1-24", "10.5.2.0-32"]
+        {
             let folded = table.apply_batch(&put(key, node(2), 5));
             assert_eq!((folded.changes.len(), folded.skipped.len()), (0, 1), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_overlaps_this_nodes_subnet_is_skipped_wider_or_narrower() {
+        let mut table = table();
+        for key in ["10.5.0.0-17", "10.5.0.0-23", "10.5.1.0-25", "10.5.1.128-25", "10.5.1.0-31"] {
+            let folded = table.apply_batch(&put(key, node(2), 5));
+            assert_eq!((folded.changes.len(), folded.skipped.len()), (0, 1), "{key}");
+            assert!(
+                folded.skipped[0].reason.contains("own subnet 10.5.1.0/24"),
+                "{}",
+                folded.skipped[0].reason
+            );
+        }
+        assert_eq!(table.apply_batch(&put("10.5.1.0-24&fd00::-64", node(2), 6)), Folded::default());
+    }
+
+    #[test]
+    fn a_lease_of_another_length_counts_where_this_nodes_subnet_is_not_in_it() {
+        let mut table = table();
+        for (key, subnet) in [("10.5.128.0-17", "10.5.128.0/17"), ("10.5.130.0-28", "10.5.130.0/28")] {
+            let subnet = net(subnet);
+            assert_eq!(table.apply_batch(&put(key, node(2), 5)).changes, [(subnet, Some(node(2)))]);
+            assert!(!table.is_of_usual_length(subnet));
         }
     }
 
