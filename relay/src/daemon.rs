@@ -320,6 +320,7 @@ async fn take_lease<R: Registry>(
     let claim = Claim { public_ip: underlay.public_ip, previous: subnet_env::previous_subnet(subnet_file) };
     let mut backoff = Backoff::reconnect();
     loop {
+    let mut last = String::new();
         match acquire(registry, network, claim).await {
             Ok(held) => {
                 tracing::info!(subnet = %held.lease.subnet, revision = held.written.mod_revision, "lease acquired");
@@ -329,8 +330,12 @@ async fn take_lease<R: Registry>(
                 return Err(AcquireError::from(error).into());
             }
             Err(AcquireError::Registry(error)) => {
-                tracing::warn!(%error, "no lease yet, trying again");
-                health.waiting(format!("acquiring a subnet: {error}"));
+                let reason = error.to_string();
+                if reason != last {
+                    tracing::warn!(reason, "no lease yet, trying on");
+                    health.waiting(format!("acquiring a subnet: {reason}"));
+                    last = reason;
+                }
                 sleep(backoff.pause()).await;
             }
             Err(error) => return Err(error.into()),

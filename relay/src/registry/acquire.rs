@@ -98,9 +98,11 @@ pub async fn acquire<R: Registry>(
                 registry.delete(&entry.key, entry.mod_revision).await.map(|()| None)
             }
             Step::Create(subnet) => {
-                tracing::info!(%subnet, "leasing a free subnet");
                 let created = registry.create(&lease::key(*subnet), claim.public_ip).await;
-                created.map(|written| Some((*subnet, written)))
+                created.map(|written| {
+                    tracing::info!(%subnet, "leased a free subnet");
+                    Some((*subnet, written))
+                })
             }
             Step::Exhausted => {
                 return Err(AcquireError::OutOfSubnets {

@@ -217,12 +217,11 @@ impl Registry for File {
         Ok(FileWatch { shared: Arc::clone(&self.shared), seen, revision: revision - 1, established: false })
     }
 
-    async fn create(&self, key: &str, public_ip: Ipv4Addr) -> Result<Written, RegistryError> {
-        // Only the file's author gives out subnets.
+    async fn create(&self, _key: &str, public_ip: Ipv4Addr) -> Result<Written, RegistryError> {
+        // Only the file's author gives out subnets. The one asked for is a random one, so it is not named.
         let cause = format!(
-            "{} gives {public_ip} no subnet that can be used: add a line such as \"{}\" = \"{public_ip}\" to [subnets]",
+            "{} gives {public_ip} no subnet that can be used: add a line \"SUBNET\" = \"{public_ip}\" to [subnets]",
             self.shared.path.display(),
-            key.replace('-', "/")
         );
         Err(RegistryError::Unavailable { doing: "looking up this node's subnet", cause })
     }
