@@ -183,10 +183,10 @@ async fn start_and_watch<R: Registry>(
     tasks.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
     let filter = install_filter(config.filter, &network, subnet).await?;
     tasks.spawn(filter.keep(config.filter.resync));
-    if let Some(previous) = previous.filter(|previous| config.blackhole_route && *previous != subnet)
-        && let Err(error) = blackhole::remove(&netlink, previous).await
-    {
-        tracing::debug!(%error, subnet = %previous, "no blackhole route of an earlier start");
+    for earlier in blackhole::unwanted(previous, subnet, config.blackhole_route) {
+        if let Err(error) = blackhole::remove(&netlink, earlier).await {
+            tracing::warn!(%error, subnet = %earlier, "blackhole route of an earlier start not removed");
+        }
     }
     if config.blackhole_route {
         tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));

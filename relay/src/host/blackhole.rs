@@ -1,7 +1,7 @@
 //! `--ip-blackhole-route`: packets to containers of this node that are not there end here, instead of leaving by the
 //! default route when the bridge is gone.
 //!
-//! Source: flannel `main.go`. Like flannel's, the route stays when the daemon ends. Unlike flannel's, which has the
+//! Source: flannel `main.go`. Like flannel's, the route stays when the daemon ends; a start that does not want it removes it. Unlike flannel's, which has the
 //! metric 0, it has the worst: a bridge that gets its address later must not lose its packets to it.
 
 use std::{io, net::Ipv4Addr, time::Duration};
@@ -51,6 +51,12 @@ fn is(error: &rtnetlink::Error, kind: io::ErrorKind) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.to_io().kind() == kind)
 }
 
+/// The subnets that an earlier start may have left a route for, which this start does not want.
+pub fn unwanted(previous: Option<Ipv4Net>, subnet: Ipv4Net, wanted: bool) -> impl Iterator<Item = Ipv4Net> {
+    let present = (!wanted).then_some(subnet);
+    present.into_iter().chain(previous.filter(|previous| *previous != subnet))
+}
+
 /// Adds the route again whenever it is gone, until the future is dropped.
 pub async fn keep(netlink: Handle, subnet: Ipv4Net, every: Duration) {
     let mut ticks = interval(every);
@@ -59,5 +65,22 @@ pub async fn keep(netlink: Handle, subnet: Ipv4Net, every: Duration) {
         if let Err(error) = add(&netlink, subnet).await {
             tracing::debug!(%error, %subnet, "blackhole route not added");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_start_left_goes_unless_it_is_wanted_now() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let (one, two) = (net("10.5.1.0/24"), net("10.5.2.0/24"));
+        let left = |previous, wanted| unwanted(previous, one, wanted).collect::<Vec<_>>();
+        assert_eq!(left(None, true), []);
+        assert_eq!(left(Some(one), true), []);
+        assert_eq!(left(Some(two), true), [two]);
+        assert_eq!(left(None, false), [one]);
+        assert_eq!(left(Some(two), false), [one, two]);
     }
 }
