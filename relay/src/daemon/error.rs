@@ -58,10 +58,29 @@ impl DaemonError {
             | Self::Tun(_)
             | Self::Device(_)
             | Self::Filter(_)
-            | Self::SubnetEnv(_) => 3,
+            | Self::SubnetEnv(_)
+            | Self::DataPath(DataPathError::Unsupported(_)) => 3,
             Self::Network(_) | Self::Acquire(_) => 4,
             Self::DataPath(DataPathError::DeviceGone(_)) => 5,
-            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(_) => 1,
+            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(DataPathError::Start(_)) => 1,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::offload::Offload;
+
+    #[test]
+    fn the_exit_code_says_what_stands_in_the_way() {
+        // An `ExitCode` shows its number to Debug alone.
+        let code = |error: DaemonError| format!("{:?}", error.exit_code());
+        let of = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(code(DataPathError::Unsupported(Offload::Auto).into()), of(3));
+        assert_eq!(code(TunError::NoControlDevice.into()), of(3));
+        assert_eq!(code(NetworkError::Missing("Network").into()), of(4));
+        assert_eq!(code(DataPathError::DeviceGone("flannel0".into()).into()), of(5));
+        assert_eq!(code(DaemonError::Netlink(std::io::Error::other("no"))), of(1));
     }
 }
