@@ -21,7 +21,12 @@ pub enum TunError {
     /// The control device is not there.
     #[error("{CONTROL} does not exist: load the `tun` module, or pass the device into the container")]
     NoControlDevice,
-    /// The process may not use it.
+    /// Its file cannot be opened.
+    #[error(
+        "may not open {CONTROL} ({0}): look at its mode, which udev sets to 0666, or pass the device into the container with `--device {CONTROL}`"
+    )]
+    NotOpened(io::Error),
+    /// The process may not create devices.
     #[error("may not create a TUN device: run as root or with CAP_NET_ADMIN in this network namespace")]
     NotPermitted,
     /// Anything else, with what was being done.
@@ -35,6 +40,14 @@ pub enum TunError {
 }
 
 impl TunError {
+    fn from_open(source: io::Error) -> Self {
+        match source.raw_os_error() {
+            // EPERM: the device rules of a container's cgroup.
+            Some(libc::EPERM | libc::EACCES) => Self::NotOpened(source),
+            _ => Self::from_io("opening /dev/net/tun", source),
+        }
+    }
+
     fn from_io(step: &'static str, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
@@ -119,7 +132,7 @@ impl Tun {
             .read(true)
             .write(true)
             .open(Path::new(CONTROL))
-            .map_err(|source| TunError::from_io("opening /dev/net/tun", source))?;
+            .map_err(TunError::from_open)?;
 
         // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
