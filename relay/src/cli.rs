@@ -109,10 +109,10 @@ pub struct Options {
     /// Add a blackhole route for this node's subnet
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
     ip_blackhole_route: bool,
-    /// Address to serve /healthz, /readyz and /metrics on
+    /// Address to serve /healthz, /readyz, /metrics, /status and /routes on
     #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0")]
     healthz_ip: IpAddr,
-    /// Port to serve /healthz, /readyz and /metrics on; 0 for none
+    /// Port to serve them on; 0 for none
     #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
     healthz_port: u16,
     /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
