@@ -82,6 +82,9 @@ pub struct Options {
     /// Address at which other nodes reach this one
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_parser = go_flags::optional::<Ipv4Addr>, default_value = "")]
     public_ip: go_flags::Maybe<Ipv4Addr>,
+    /// Admit a node's packets from any outer address, not only from its lease's PublicIP
+    #[arg(long, env = "RELAY_PEERS_BEHIND_NAT", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    peers_behind_nat: bool,
     /// File to write the subnet, the MTU and so on to
     #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
@@ -195,6 +198,7 @@ impl Options {
                 can_reach: self.iface_can_reach.0,
                 public_ip: self.public_ip.0,
             },
+            peers_behind_nat: self.peers_behind_nat,
             control_socket: self.control_socket.unwrap_or_else(|| control::beside(&self.subnet_file)),
             subnet_file: self.subnet_file,
             renew_margin: Duration::from_secs(self.subnet_lease_renew_margin * 60),

@@ -24,6 +24,7 @@ use crate::{
     control,
     datapath::{
         ENCAPSULATION,
+        admission::Admission,
         routes::Routes,
         threads::Running,
         tun::{Tun, TunError},
@@ -206,7 +207,7 @@ async fn start_and_watch<R: Registry>(
         env: SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade },
         subnet_file: config.subnet_file,
         port: network.port,
-        own_subnet: subnet,
+        admission: Admission { own_subnet: subnet, peers_behind_nat: config.peers_behind_nat },
         routes: Arc::clone(&routes),
         sources: Arc::clone(&sources),
         failed,
@@ -319,8 +320,8 @@ async fn take_lease<R: Registry>(
     health.waiting("acquiring a subnet");
     let claim = Claim { public_ip: underlay.public_ip, previous: subnet_env::previous_subnet(subnet_file) };
     let mut backoff = Backoff::reconnect();
-    loop {
     let mut last = String::new();
+    loop {
         match acquire(registry, network, claim).await {
             Ok(held) => {
                 tracing::info!(subnet = %held.lease.subnet, revision = held.written.mod_revision, "lease acquired");

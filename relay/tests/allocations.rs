@@ -9,6 +9,7 @@ use std::{
 use relay::{
     datapath::{
         Verdict,
+        admission::Admission,
         coalesce::Coalescer,
         icmp, inbound,
         offload::TunOffload,
@@ -82,6 +83,7 @@ fn a_million_octets_through_both_directions_ask_for_no_memory() {
     outward.apply(&[("10.5.17.0/24".parse().unwrap(), Some(HERE))], 1);
     let inward = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
     inward.apply(&[("10.5.56.0/24".parse().unwrap(), Some(HERE))], 1);
+    let admission = Admission { own_subnet: "10.5.17.0/24".parse().unwrap(), peers_behind_nat: false };
 
     let (offload, fresh) = large_packet(40 * SEGMENT);
     let mut packet = fresh.clone();
@@ -106,14 +108,15 @@ fn a_million_octets_through_both_directions_ask_for_no_memory() {
             arrivals.receive(&receiver).unwrap();
             for (arrival, octets) in arrivals.iter_mut() {
                 for datagram in batch::datagrams(octets, arrival.stride) {
-                    let subnet = "10.5.17.0/24".parse().unwrap();
-                    let Verdict::Forward(deliver) = inbound::decide(datagram, arrival.node, &inward, subnet)
+                    let Verdict::Forward(deliver) =
+                        inbound::decide(datagram, arrival.node, &inward, &admission)
                     else {
                         panic!("not admitted");
                     };
-                    answers += usize::from(
-                        icmp::error_about(&datagram[..deliver.length], icmpv4::Error::TimeExceeded).is_some(),
-                    );
+                    let packet = &datagram[..deliver.length];
+                    let error =
+                        icmp::error_about(packet, icmpv4::Error::TimeExceeded, icmp::Audience::Admitted);
+                    answers += usize::from(error.is_ok());
                     coalescer.push(&datagram[..deliver.length], &mut |large| {
                         written += large.count;
                         writes += 1;

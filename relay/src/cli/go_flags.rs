@@ -49,6 +49,7 @@ const BOOLEANS: &[&str] = &[
     "ip-masq-fully-random-disable",
     "iptables-forward-rules",
     "ip-blackhole-route",
+    "peers-behind-nat",
     "kube-subnet-mgr",
     "set-node-network-unavailable",
 ];

@@ -111,6 +111,42 @@ fn packet_filter_rules_are_chosen_by_flannel_s_flags() {
 }
 
 #[test]
+fn outer_sources_are_matched_unless_peers_are_behind_nat() {
+    let config = |arguments: &[&str]| parse(arguments).unwrap().into_config();
+    assert!(!config(&[]).peers_behind_nat);
+    assert!(config(&["-peers-behind-nat"]).peers_behind_nat);
+    assert!(!config(&["--peers-behind-nat=false"]).peers_behind_nat);
+}
+
+/// The table of flags in the documentation, a row a flag: name, default, what it does, as `--help` has them.
+#[test]
+fn the_documentation_has_every_flag_with_its_default_and_help() {
+    let text = include_str!("../../../docs/relay.md");
+    let table = text.split("| flag | default | |\n|-|-|-|\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let documented: Vec<&str> = table.lines().collect();
+    let command = Options::command();
+    let expected: Vec<String> = command
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set() && argument.get_id() != "help")
+        .map(|argument| {
+            let long = argument.get_long().unwrap();
+            let name = argument.get_short().map_or(format!("--{long}"), |short| format!("-{short}"));
+            let default = argument.get_default_values().iter().filter_map(|value| value.to_str());
+            let default = Some(default.collect::<Vec<_>>().join(",")).filter(|default| !default.is_empty());
+            let default = default.map_or(String::new(), |default| format!("`{default}`"));
+            let variable = argument.get_env().and_then(|variable| variable.to_str()).unwrap();
+            // The rule for the others stands above the table.
+            let usual = format!("FLANNELD_{}", long.replace('-', "_").to_uppercase());
+            let named = if variable == usual { String::new() } else { format!(" (`{variable}`)") };
+            format!("| `{name}` | {default} | {}{named} |", argument.get_help().unwrap())
+        })
+        .collect();
+    let plain = |row: &str| row.replace('`', "");
+    let documented: Vec<String> = documented.into_iter().map(plain).collect();
+    assert_eq!(documented, expected.iter().map(|row| plain(row)).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_registry_is_etcd_or_a_file() {
     let registry = parse(&["-registry", "file:/etc/relay.toml"]).unwrap().into_config().registry;
     assert!(matches!(registry, RegistryOptions::File(path) if *path == *"/etc/relay.toml"));

@@ -13,6 +13,8 @@ pub struct Config {
     pub underlay: Selection,
     /// What is handed to the kernel in bulk.
     pub offload: crate::datapath::offload::Offload,
+    /// Whether other nodes' datagrams arrive from addresses that are not in their leases.
+    pub peers_behind_nat: bool,
     /// Where to write `subnet.env`.
     pub subnet_file: PathBuf,
     /// Where to answer `relay status` and `relay routes`.

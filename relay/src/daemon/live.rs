@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -15,6 +14,7 @@ use super::{DaemonError, MIN_MTU};
 use crate::{
     datapath::{
         ENCAPSULATION,
+        admission::Admission,
         offload::Offload,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
@@ -71,7 +71,7 @@ pub(super) struct Live {
     pub(super) subnet_file: PathBuf,
     pub(super) env: SubnetEnv,
     pub(super) port: u16,
-    pub(super) own_subnet: Ipv4Net,
+    pub(super) admission: Admission,
     pub(super) routes: Arc<Routes>,
     pub(super) sources: Arc<Sources>,
     pub(super) failed: mpsc::UnboundedSender<DataPathError>,
@@ -91,7 +91,8 @@ impl Live {
             udp,
             icmp: udp::open_icmp()?,
             port: self.port,
-            own_subnet: self.own_subnet,
+            address: self.underlay.address,
+            admission: self.admission,
             routes: Arc::clone(&self.routes),
             counters: Arc::clone(&self.sources.counters),
             offload: self.offload,
@@ -105,7 +106,7 @@ impl Live {
     fn show(&self) {
         let node = Node {
             network: self.env.network,
-            subnet: self.own_subnet,
+            subnet: self.admission.own_subnet,
             public_ip: self.underlay.public_ip,
             interface: self.underlay.interface.clone(),
             bound: SocketAddrV4::new(self.underlay.address, self.port),
@@ -134,8 +135,8 @@ impl Live {
                 Ok(udp) => {
                     stop(running.take()).await;
                     // The device is kept by `self`: what arrives meanwhile waits in its queue.
-                    *running = Some(self.start(udp)?);
                     self.underlay.address = new.address;
+                    *running = Some(self.start(udp)?);
                 }
                 Err(error) => tracing::error!(%error, "the tunnel stays at its old address"),
             }

@@ -63,8 +63,8 @@ drop_reasons! {
     TooLong "too-long" "The underlay refuses a datagram of this length (EMSGSIZE).",
     SendFailed "send-failed" "The kernel refused to send the datagram: underlay down, no route to the node, or filtered.",
     MartianSource "martian-source" "The inner source is no unicast address that may cross a network.",
-    UnknownSource "unknown-source" "No lease covers the inner source.",
-    SpoofedSource "spoofed-source" "The datagram came from another node than the one that leases the inner source.",
+    UnknownSource "unknown-source" "The inner source is in no lease's subnet, nor the address of the node that sent the datagram.",
+    SpoofedSource "spoofed-source" "The datagram came from another node than the one that leases the inner source, or the source is this node's.",
     ForeignDestination "foreign-destination" "The inner destination is not in this node's subnet.",
     WriteFailed "write-failed" "The kernel refused the packet on the TUN: the device is down or out of memory.",
 }
@@ -105,6 +105,8 @@ impl DropReason {
 pub enum IcmpSuppressed {
     /// The rules of RFC 1122 section 3.2.2 forbid it.
     Forbidden,
+    /// The packet's source is no address of this node, so an error might reach one who sent nothing.
+    ForeignSource,
     /// The token bucket was empty.
     RateLimited,
     /// The kernel did not take it: no route to the source, or its queue was full.
@@ -113,13 +115,14 @@ pub enum IcmpSuppressed {
 
 impl IcmpSuppressed {
     /// Every cause.
-    pub const ALL: [Self; 3] = [Self::Forbidden, Self::RateLimited, Self::SendFailed];
+    pub const ALL: [Self; 4] = [Self::Forbidden, Self::ForeignSource, Self::RateLimited, Self::SendFailed];
 
     /// The cause's name in `/metrics`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forbidden => "forbidden",
+            Self::ForeignSource => "foreign-source",
             Self::RateLimited => "rate-limited",
             Self::SendFailed => "send-failed",
         }

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::admission::is_martian;
+use ipnet::Ipv4Net;
+
+use super::{admission::is_martian, counters::IcmpSuppressed};
 use crate::wire::{
     checksum,
     icmpv4::{self, ERROR_HEADER, Error},
@@ -23,6 +25,30 @@ pub const MAX_DATAGRAM: usize = 576;
 const TOS: u8 = 0xc0;
 
 const TTL: u8 = 64;
+
+/// Whose packets are answered with errors. An error goes to the source that the packet claims: about a packet with
+/// somebody else's, it would be sent to one who has nothing to do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// What came from the TUN: containers of this node, and the node itself.
+    Own {
+        /// The subnet that this node leases.
+        subnet: Ipv4Net,
+        /// The node's address on the underlay.
+        address: Ipv4Addr,
+    },
+    /// What came from the underlay and was [admitted](super::admission).
+    Admitted,
+}
+
+impl Audience {
+    fn includes(self, source: Ipv4Addr) -> bool {
+        match self {
+            Self::Own { subnet, address } => subnet.contains(&source) || address == source,
+            Self::Admitted => true,
+        }
+    }
+}
 
 /// A whole error datagram for an `IPPROTO_RAW` socket, and where it goes.
 #[derive(Debug)]
@@ -44,22 +70,27 @@ impl Datagram {
     }
 }
 
-/// The error to send about `offender`, or none where RFC 1122 section 3.2.2 forbids it: about an ICMP error, a
-/// fragment other than the first, a packet to or from an address that is not one host's.
-#[must_use]
-pub fn error_about(offender: &[u8], error: Error) -> Option<Datagram> {
-    let packet = Packet::new_checked(offender).ok()?;
+/// The error to send about `offender`.
+///
+/// # Errors
+/// RFC 1122 section 3.2.2 and RFC 1812 section 4.3.2.7 forbid it: about an ICMP error, a fragment other than the first,
+/// a packet to or from an address that is not one host's. Or the source is not of the `audience`.
+pub fn error_about(offender: &[u8], error: Error, audience: Audience) -> Result<Datagram, IcmpSuppressed> {
+    let packet = Packet::new_checked(offender).map_err(|_| IcmpSuppressed::Forbidden)?;
     let (source, destination) = (packet.source(), packet.destination());
     if packet.fragment_offset() != 0
         || is_martian(source)
         || matches!(destination.octets()[0], 224..=239 | 255)
     {
-        return None;
+        return Err(IcmpSuppressed::Forbidden);
     }
     if packet.protocol() == icmpv4::PROTOCOL
         && packet.payload().first().is_none_or(|kind| icmpv4::is_error_type(*kind))
     {
-        return None;
+        return Err(IcmpSuppressed::Forbidden);
+    }
+    if !audience.includes(source) {
+        return Err(IcmpSuppressed::ForeignSource);
     }
 
     let quote = packet.as_bytes();
@@ -72,7 +103,7 @@ pub fn error_about(offender: &[u8], error: Error) -> Option<Datagram> {
     message[ERROR_HEADER..].copy_from_slice(quote);
     let sum = checksum::checksum(message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    Some(Datagram { bytes, length, destination: source })
+    Ok(Datagram { bytes, length, destination: source })
 }
 
 /// Limits errors to a steady rate with bursts (RFC 1812 section 4.3.2.8).
@@ -118,8 +149,29 @@ mod tests {
     const SENDER: Ipv4Addr = Ipv4Addr::new(10, 5, 56, 2);
     const ABSENT: Ipv4Addr = Ipv4Addr::new(10, 5, 99, 1);
 
+    const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+
+    fn own() -> Audience {
+        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE }
+    }
+
     fn answer_to(packet: &[u8]) -> Option<Datagram> {
-        error_about(packet, Error::NetUnreachable)
+        error_about(packet, Error::NetUnreachable, Audience::Admitted).ok()
+    }
+
+    #[test]
+    fn only_this_nodes_own_packets_out_of_the_tun_are_answered() {
+        let answer = |source: [u8; 4]| {
+            let packet = test_packet(source.into(), ABSENT, 64, 17, &[7; 8]);
+            error_about(&packet, Error::NetUnreachable, own()).map(|error| error.destination())
+        };
+        for source in [[10, 5, 56, 0], [10, 5, 56, 2], NODE.octets()] {
+            assert_eq!(answer(source), Ok(source.into()));
+        }
+        for source in [[10, 5, 17, 2], [192, 168, 0, 2], [198, 51, 100, 1]] {
+            assert_eq!(answer(source).unwrap_err(), IcmpSuppressed::ForeignSource);
+        }
+        assert_eq!(answer([127, 0, 0, 1]).unwrap_err(), IcmpSuppressed::Forbidden);
     }
 
     #[test]
@@ -153,7 +205,7 @@ mod tests {
     #[test]
     fn fragmentation_needed_carries_the_mtu() {
         let packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 8]);
-        let error = error_about(&packet, Error::FragmentationNeeded { mtu: 1372 }).unwrap();
+        let error = error_about(&packet, Error::FragmentationNeeded { mtu: 1372 }, own()).unwrap();
         assert_eq!(&error.as_bytes()[20..22], &[3, 4]);
         assert_eq!(&error.as_bytes()[26..28], &1372u16.to_be_bytes());
     }

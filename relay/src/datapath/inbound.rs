@@ -2,9 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
-use super::{Verdict, admission, counters::DropReason, routes::Routes};
+use super::{Verdict, admission::Admission, counters::DropReason, routes::Routes};
 use crate::wire::{icmpv4::Error, ipv4::Packet};
 
 /// A packet ready for the TUN: the first `length` octets of the buffer, padding cut off.
@@ -17,12 +15,12 @@ pub struct Deliver {
 /// Checks the packet in the datagram that came from `node`, whether it may enter, and lowers its TTL in place.
 ///
 /// A rejected packet is left as it came, to be quoted.
-pub fn decide(bytes: &mut [u8], node: Ipv4Addr, routes: &Routes, own_subnet: Ipv4Net) -> Verdict<Deliver> {
+pub fn decide(bytes: &mut [u8], node: Ipv4Addr, routes: &Routes, admission: &Admission) -> Verdict<Deliver> {
     let mut packet = match Packet::new_checked(bytes) {
         Ok(packet) => packet,
         Err(malformed) => return Verdict::Drop(malformed.into()),
     };
-    if let Err(reason) = admission::admit(routes, own_subnet, node, packet.source(), packet.destination()) {
+    if let Err(reason) = admission.check(routes, node, packet.source(), packet.destination()) {
         return Verdict::Drop(reason);
     }
     if packet.ttl() <= 1 {
@@ -45,7 +43,8 @@ mod tests {
     fn decide_here(bytes: &mut [u8], node: Ipv4Addr) -> Verdict<Deliver> {
         let routes = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
         routes.apply(&[("10.5.17.0/24".parse().unwrap(), Some(NODE))], 1);
-        decide(bytes, node, &routes, "10.5.56.0/24".parse().unwrap())
+        let admission = Admission { own_subnet: "10.5.56.0/24".parse().unwrap(), peers_behind_nat: false };
+        decide(bytes, node, &routes, &admission)
     }
 
     #[test]

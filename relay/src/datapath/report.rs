@@ -10,7 +10,7 @@ use socket2::Socket;
 
 use super::{
     counters::{Direction, IcmpSuppressed},
-    icmp::{self, TokenBucket},
+    icmp::{self, Audience, TokenBucket},
 };
 use crate::wire::icmpv4;
 
@@ -26,22 +26,23 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Reporter<'a> {
     socket: &'a Socket,
     counters: &'a Direction,
+    audience: Audience,
     bucket: TokenBucket,
     logged: Option<Instant>,
 }
 
 impl<'a> Reporter<'a> {
-    pub(super) fn new(socket: &'a Socket, counters: &'a Direction) -> Self {
+    pub(super) fn new(socket: &'a Socket, counters: &'a Direction, audience: Audience) -> Self {
         let bucket = TokenBucket::new(ICMP_RATE, ICMP_BURST, Instant::now());
-        Self { socket, counters, bucket, logged: None }
+        Self { socket, counters, audience, bucket, logged: None }
     }
 
     /// Sends `error` about `packet` to its source, if the rules and the rate allow it. Whether the kernel took it.
     pub(super) fn answer(&mut self, packet: &[u8], error: icmpv4::Error) -> bool {
-        let cause = match icmp::error_about(packet, error) {
-            None => IcmpSuppressed::Forbidden,
-            Some(_) if !self.bucket.take(Instant::now()) => IcmpSuppressed::RateLimited,
-            Some(datagram) => {
+        let cause = match icmp::error_about(packet, error, self.audience) {
+            Err(cause) => cause,
+            Ok(_) if !self.bucket.take(Instant::now()) => IcmpSuppressed::RateLimited,
+            Ok(datagram) => {
                 let to = SocketAddrV4::new(datagram.destination(), 0).into();
                 match self.socket.send_to(datagram.as_bytes(), &to) {
                     Ok(_) => {

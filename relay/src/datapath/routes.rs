@@ -8,12 +8,12 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::Ipv4Net;
 
 /// Subnets that the flat array may hold; a larger network is looked up by longest prefix.
@@ -30,6 +30,8 @@ pub struct Routes {
     flat: Box<[AtomicU64]>,
     use_prefixes: AtomicBool,
     prefixes: ArcSwapOption<Prefixes>,
+    /// Every next hop once, in order.
+    nodes: ArcSwap<Vec<Ipv4Addr>>,
     all: Mutex<All>,
     len: AtomicUsize,
     revision: AtomicI64,
@@ -42,6 +44,37 @@ struct All {
     routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// How many of them have another length than the network's subnets.
     odd: usize,
+    /// How many of them each node has.
+    nodes: BTreeMap<Ipv4Addr, usize>,
+}
+
+impl All {
+    /// Changes one route; what was there before, and whether a node came or went with it.
+    fn change(&mut self, subnet: Ipv4Net, next_hop: Option<Ipv4Addr>) -> (Option<Ipv4Addr>, bool) {
+        let before = match next_hop {
+            Some(node) => self.routes.insert(subnet, node),
+            None => self.routes.remove(&subnet),
+        };
+        if before == next_hop {
+            return (before, false);
+        }
+        let mut others = false;
+        if let Some(node) = next_hop {
+            let count = self.nodes.entry(node).or_default();
+            *count += 1;
+            others |= *count == 1;
+        }
+        if let Some(node) = before
+            && let Some(count) = self.nodes.get_mut(&node)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&node);
+                others = true;
+            }
+        }
+        (before, others)
+    }
 }
 
 /// A change to one subnet's route: the next hop, or none to remove it.
@@ -60,6 +93,7 @@ impl Routes {
             flat: (0..size).map(|_| AtomicU64::new(0)).collect(),
             use_prefixes: AtomicBool::new(size == 0),
             prefixes: ArcSwapOption::empty(),
+            nodes: ArcSwap::default(),
             all: Mutex::default(),
             len: AtomicUsize::new(0),
             revision: AtomicI64::new(0),
@@ -77,14 +111,19 @@ impl Routes {
         (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
     }
 
+    /// Whether some route leads to the node at `address`.
+    #[inline]
+    pub fn is_node(&self, address: Ipv4Addr) -> bool {
+        self.nodes.load().binary_search(&address).is_ok()
+    }
+
     /// Applies `changes` in order, then records the registry revision that the table now reflects.
     pub fn apply(&self, changes: &[Change], revision: i64) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut other_nodes = false;
         for (subnet, next_hop) in changes {
-            let before = match next_hop {
-                Some(node) => all.routes.insert(*subnet, *node),
-                None => all.routes.remove(subnet),
-            };
+            let (before, others) = all.change(*subnet, *next_hop);
+            other_nodes |= others;
             if subnet.prefix_len() != self.subnet_len {
                 all.odd += usize::from(next_hop.is_some());
                 all.odd -= usize::from(before.is_some());
@@ -92,6 +131,9 @@ impl Routes {
                 let value = next_hop.map_or(0, |node| u64::from(node.to_bits()) << 32 | VALID);
                 entry.store(value, Ordering::Relaxed);
             }
+        }
+        if other_nodes {
+            self.nodes.store(Arc::new(all.nodes.keys().copied().collect()));
         }
         if self.flat.is_empty() || all.odd > 0 {
             if !changes.is_empty() {
@@ -252,6 +294,9 @@ mod tests {
                     prop_assert_eq!(routes.lookup(address), naive(&model, address), "{}", address);
                 }
                 prop_assert_eq!(routes.len(), model.len());
+                for last in 0..10 {
+                    prop_assert_eq!(routes.is_node(node(last)), model.values().any(|hop| *hop == node(last)));
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ mod outbound;
 
 use std::{
     io,
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     os::unix::thread::JoinHandleExt,
     sync::{
         Arc,
@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
 use nix::sys::{
     pthread::pthread_kill,
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -28,6 +27,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{
+    admission::Admission,
     counters::{Bulk, Counters},
     offload::{Offload, TunOffload},
     routes::Routes,
@@ -66,8 +66,10 @@ pub struct DataPath {
     pub icmp: Socket,
     /// The port of every node.
     pub port: u16,
-    /// The subnet leased by this node.
-    pub own_subnet: Ipv4Net,
+    /// The underlay address that the socket is bound to.
+    pub address: Ipv4Addr,
+    /// What is let in.
+    pub admission: Admission,
     /// Which node carries which subnet.
     pub routes: Arc<Routes>,
     /// What is counted.

@@ -12,6 +12,7 @@ use crate::{
         MAX_PACKET, Verdict,
         coalesce::{Coalescer, Emission},
         counters::{Bulk, Direction, DropReason},
+        icmp::Audience,
         inbound,
         report::Reporter,
         segment::Plan,
@@ -29,7 +30,7 @@ use crate::{
 
 pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.inbound;
-    let mut reporter = Reporter::new(&path.icmp, counters);
+    let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted);
     let mut coalescer = Coalescer::new(path.tun.offload());
     let mut writer = Writer {
         path,
@@ -54,7 +55,7 @@ pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(
         for (arrival, octets) in arrivals.iter_mut() {
             for datagram in batch::datagrams(octets, arrival.stride) {
                 counters.received(1, datagram.len());
-                match inbound::decide(datagram, arrival.node, &path.routes, path.own_subnet) {
+                match inbound::decide(datagram, arrival.node, &path.routes, &path.admission) {
                     Verdict::Forward(deliver) => {
                         coalescer.push(&datagram[..deliver.length], &mut |large| writer.write(large));
                     }

@@ -12,6 +12,7 @@ use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
         counters::{Bulk, Direction, DropReason},
+        icmp::Audience,
         outbound,
         report::Reporter,
         runs::{Run, Runs},
@@ -23,12 +24,13 @@ use crate::{
 
 pub(super) fn run(path: &DataPath, support: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.outbound;
+    let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
     let mut outbound = Outbound {
         path,
         counters,
         runs: Runs::new(support.send),
         quote: vec![0; MAX_PACKET].into(),
-        sender: Sender { path, counters, reporter: Reporter::new(&path.icmp, counters), stop },
+        sender: Sender { path, counters, reporter: Reporter::new(&path.icmp, counters, own), stop },
     };
     let mut packet = vec![0; MAX_PACKET];
     let mut drains = path.offload.batches();
