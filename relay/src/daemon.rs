@@ -4,6 +4,7 @@
 //! nothing in the registry.
 
 mod config;
+mod ending;
 mod error;
 mod live;
 
@@ -14,8 +15,7 @@ use ipnet::Ipv4Net;
 use live::Live;
 use rtnetlink::Handle;
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -72,16 +72,19 @@ const LISTED_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// What stood in the way.
 pub fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
+    let signalled = ending::signalled().map_err(DaemonError::Signals)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
-    let result = runtime.block_on(run_until_signal(config, inherited));
+    let result = runtime.block_on(run_until_signal(config, inherited, signalled));
     runtime.shutdown_background();
     result
 }
 
-async fn run_until_signal(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+async fn run_until_signal(
+    config: Config,
+    inherited: Inherited,
+    signalled: oneshot::Receiver<()>,
+) -> Result<(), DaemonError> {
     let mut tasks = JoinSet::new();
     if let Some(every) = notify::watchdog_interval() {
         tasks.spawn(feed_watchdog(every));
@@ -89,29 +92,14 @@ async fn run_until_signal(config: Config, inherited: Inherited) -> Result<(), Da
     let mut started = None;
     let result = tokio::select! {
         result = start_with_registry(config, inherited, &mut tasks, &mut started) => result,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = signalled => Ok(()),
     };
-    if let Err(error) = let_signals_kill() {
-        tracing::warn!(%error, "a second signal will not end the daemon at once");
-    }
     if started.is_some() {
         tracing::info!("stopping");
         tell("STOPPING=1");
         live::stop(started).await;
     }
     result
-}
-
-/// From now on SIGTERM and SIGINT end the process as the kernel has it, even if this program hangs (flannel `main.go`
-/// does the same).
-fn let_signals_kill() -> nix::Result<()> {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    for number in [Signal::SIGTERM, Signal::SIGINT] {
-        // SAFETY: the default action runs no code of this program.
-        unsafe { signal(number, SigHandler::SigDfl) }?;
-    }
-    Ok(())
 }
 
 async fn start_with_registry(
@@ -385,27 +373,5 @@ async fn install_filter(
 async fn guard_device(name: String, wanted: watch::Receiver<DeviceConfig>) {
     if let Err(error) = guard::keep(name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-
-    #[test]
-    fn after_the_first_signal_the_next_one_kills() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let _terminate = signal(SignalKind::terminate()).unwrap();
-            let _interrupt = signal(SignalKind::interrupt()).unwrap();
-            let_signals_kill().unwrap();
-        });
-        for number in [Signal::SIGTERM, Signal::SIGINT] {
-            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-            // SAFETY: the default action runs no code of this program.
-            let before = unsafe { sigaction(number, &default) }.unwrap();
-            assert!(matches!(before.handler(), SigHandler::SigDfl), "{number}");
-        }
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 pub enum DaemonError {
     #[error("starting the event loop: {0}")]
     Runtime(std::io::Error),
+    #[error("waiting for signals: {0}")]
+    Signals(std::io::Error),
     #[error("opening a netlink socket: {0}")]
     Netlink(std::io::Error),
     #[error(transparent)]
@@ -62,7 +64,10 @@ impl DaemonError {
             | Self::DataPath(DataPathError::Unsupported(_)) => 3,
             Self::Network(_) | Self::Acquire(_) => 4,
             Self::DataPath(DataPathError::DeviceGone(_)) => 5,
-            Self::Runtime(_) | Self::Netlink(_) | Self::DataPath(DataPathError::Start(_)) => 1,
+            Self::Runtime(_)
+            | Self::Signals(_)
+            | Self::Netlink(_)
+            | Self::DataPath(DataPathError::Start(_)) => 1,
         })
     }
 }

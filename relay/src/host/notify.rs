@@ -16,12 +16,19 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
+use nix::sys::{
+    socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket,
+        sockopt::SendTimeout,
+    },
+    time::{TimeVal, TimeValLike},
 };
 
 /// The first descriptor that a service manager passes.
 const FIRST_PASSED: i32 = 3;
+
+/// Patience with a service manager that does not read.
+const PATIENCE_MS: i64 = 200;
 
 /// Sends `message`, such as `READY=1`, if a service manager listens.
 ///
@@ -63,6 +70,7 @@ fn send(path: &OsStr, message: &str, file: Option<BorrowedFd<'_>>) -> io::Result
         None => UnixAddr::new(path),
     }?;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
     let files: Vec<i32> = file.iter().map(AsRawFd::as_raw_fd).collect();
     let passed = [ControlMessage::ScmRights(&files)];
     let passed = if files.is_empty() { &[][..] } else { &passed };
@@ -127,6 +135,15 @@ mod tests {
             let length = socket.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..length], expected);
         }
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let _socket = UnixDatagram::bind(&path).unwrap();
+        let full = (0..10_000).find_map(|_| send(path.as_os_str(), "WATCHDOG=1", None).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
