@@ -24,6 +24,7 @@ use crate::sandbox::{self, Sandbox};
 use crate::topology::{Container, Masquerade, Node, Topology};
 use crate::wait::{self, TimedOut};
 
+mod cut;
 mod drawing;
 pub mod host;
 mod leaks;
@@ -102,6 +103,7 @@ pub struct Lab {
     silent: BTreeSet<String>,
     baselines: BTreeMap<String, quiet::Baseline>,
     etcd: Option<etcd::Cluster>,
+    cuts: cut::Cuts,
 }
 
 /// Why a lab could not be built or changed.
@@ -191,6 +193,7 @@ impl Lab {
             silent: BTreeSet::new(),
             baselines: BTreeMap::new(),
             etcd: None,
+            cuts: cut::Cuts::default(),
         };
         let switch = lab.add_host(SWITCH).await?;
         switch.netlink.add_bridge(SWITCH).await?;

@@ -11,6 +11,7 @@ use crate::overlay::Counters;
 use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 
+mod faults;
 mod host;
 mod observe;
 mod relay;
@@ -103,6 +104,10 @@ pub struct Runner<'a> {
     streaming: bool,
     /// Nodes whose relay a step has paused.
     paused: Vec<String>,
+    /// The etcd member that led when a step stopped it.
+    stopped_leader: Option<String>,
+    /// What was broken on purpose, and when.
+    episodes: Vec<faults::Episode>,
     text: String,
     problems: Vec<String>,
 }
@@ -126,12 +131,15 @@ impl<'a> Runner<'a> {
             down: Vec::new(),
             streaming: false,
             paused: Vec::new(),
+            stopped_leader: None,
+            episodes: Vec::new(),
             text: String::new(),
             problems: Vec::new(),
         };
         for node in case.topology.nodes.iter().filter(|node| node.starts) {
             runner.name_attached(&node.name);
         }
+        runner.note_faults(Duration::ZERO);
         Ok(runner)
     }
 

@@ -22,9 +22,9 @@ pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
 pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
-    By, DeleteLease, Etcd, Exec, ExpectLog, ExpectMetric, Leases, Link, LinkState, Listen, Outcome, Ping,
-    PingAll, PutKey, PutLease, Readdress, Relay, Repeat, Shape, StartRelay, Step, Stream, SubnetFile, Sweep,
-    Traceroute, Udp, WaitRoute,
+    By, CompactEtcd, Cut, DeleteLease, Etcd, Exec, ExpectLog, ExpectMetric, Heal, LEADER, Leases, Link,
+    LinkState, Listen, Outcome, Ping, PingAll, PutKey, PutLease, Readdress, Relay, Repeat, Shape, StartRelay,
+    Step, Stream, SubnetFile, Sweep, Traceroute, Udp, WaitRoute,
 };
 pub use text::{Pairs, Run, Text, Values};
 

@@ -122,12 +122,14 @@ pub struct Fault {
 }
 
 /// What a fault can explain the loss of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FaultPlace {
     /// What its relay had yet to handle.
     Relay,
     /// What was on the underlay from or to it.
     Underlay,
+    /// What it sent over the underlay to this host.
+    Toward(String),
     /// What it had, and what was sent to it, anywhere.
     Host,
 }

@@ -155,7 +155,9 @@ impl<'a> Ledger<'a> {
     /// The end of a way whose last sighting is `last`. Takes the drop that accounts for it off the ledger.
     pub(super) fn settle(&mut self, map: &Map, last: Option<&Hop>) -> End {
         let Some((last, packet)) = last.and_then(|last| Some((last, last.first()?))) else {
-            return End::Open { fault: self.faults.first().map(|fault| fault.what.clone()) };
+            let mut anywhere =
+                self.faults.iter().filter(|fault| !matches!(fault.place, FaultPlace::Toward(_)));
+            return End::Open { fault: anywhere.next().map(|fault| fault.what.clone()) };
         };
         let host = last.point.host.as_str();
         if let Some(place) = relay_after(last)
@@ -194,9 +196,12 @@ impl<'a> Ledger<'a> {
         let on_underlay = last.point.role == Role::Underlay && last.direction == Direction::Out;
         let explains = |fault: &&Fault| {
             let near = ahead.contains(&Some(fault.host.as_str()));
-            near && match fault.place {
+            near && match &fault.place {
                 FaultPlace::Relay => relay_after(last).is_some() && last.point.host == fault.host,
                 FaultPlace::Underlay => on_underlay,
+                FaultPlace::Toward(to) => {
+                    on_underlay && last.point.host == fault.host && ahead.contains(&Some(to.as_str()))
+                }
                 FaultPlace::Host => true,
             }
         };

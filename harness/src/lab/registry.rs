@@ -4,13 +4,15 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use etcd_client::{GetOptions, PutOptions};
+use etcd_client::{CompactionOptions, GetOptions, PutOptions};
 use ipnet::Ipv4Net;
 
 use super::{Error, Lab, PREFIX, SWITCH};
 use crate::etcd;
 use crate::wait;
 
+/// For an election, which takes etcd one to two seconds.
+const LED_WITHIN: Duration = Duration::from_secs(5);
 /// From a change in etcd to its effect in every daemon.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -90,8 +92,8 @@ impl Lab {
         Ok(found.kvs().iter().map(lease).collect())
     }
 
-    /// Writes a lease over whatever has its key, and waits until every daemon knows it. It expires after `expires`
-    /// seconds, if given.
+    /// Writes a lease over whatever has its key, and waits until the daemons of the nodes `seen_by` know it, or all. It
+    /// expires after `expires` seconds, if given.
     ///
     /// # Errors
     /// When etcd does not answer, or a daemon does not follow.
@@ -100,6 +102,7 @@ impl Lab {
         subnet: Ipv4Net,
         owner: Ipv4Addr,
         expires: Option<u8>,
+        seen_by: Option<&[String]>,
     ) -> Result<(), Error> {
         let value = format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}");
         let doing = || registry(format!("writing the lease of {subnet}"));
@@ -110,7 +113,7 @@ impl Lab {
             options = options.with_lease(granted.id());
         }
         let answer = client.put(lease_key(subnet), value, Some(options)).await.map_err(doing())?;
-        self.wait_for_revision(answer.header().map_or(0, |header| header.revision())).await
+        self.wait_for_revision(answer.header().map_or(0, |header| header.revision()), seen_by).await
     }
 
     /// Writes any key below the overlay's prefix, and waits until every daemon has seen it.
@@ -125,14 +128,14 @@ impl Lab {
         } else {
             0
         };
-        self.wait_for_revision(revision).await
+        self.wait_for_revision(revision, None).await
     }
 
-    /// Removes a lease and waits until every daemon knows.
+    /// Removes a lease and waits until the daemons of the nodes `seen_by` know, or all.
     ///
     /// # Errors
     /// When there is no such lease, etcd does not answer, or a daemon does not follow.
-    pub async fn delete_lease(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
+    pub async fn delete_lease(&mut self, subnet: Ipv4Net, seen_by: Option<&[String]>) -> Result<(), Error> {
         let answer = self
             .client()
             .await?
@@ -142,7 +145,23 @@ impl Lab {
         if answer.deleted() == 0 {
             return Err(Error::State { what: format!("there is no lease of {subnet} to delete") });
         }
-        self.wait_for_revision(answer.header().map_or(0, |header| header.revision())).await
+        self.wait_for_revision(answer.header().map_or(0, |header| header.revision()), seen_by).await
+    }
+
+    /// Has etcd forget all history before its present revision, and waits until it has.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn compact(&self) -> Result<(), Error> {
+        let mut client = self.client().await?;
+        let now = client.get(PREFIX, None).await.map_err(registry("asking etcd for its revision"))?;
+        let revision = now.header().map_or(0, |header| header.revision());
+        let options = CompactionOptions::new().with_physical();
+        client
+            .compact(revision, Some(options))
+            .await
+            .map_err(registry(format!("compacting etcd at revision {revision}")))?;
+        Ok(())
     }
 
     /// Waits until every daemon's routes reflect all leases.
@@ -151,12 +170,13 @@ impl Lab {
             return Ok(());
         }
         let newest = self.leases().await?.iter().map(|lease| lease.revision).max();
-        self.wait_for_revision(newest.unwrap_or(0)).await
+        self.wait_for_revision(newest.unwrap_or(0), None).await
     }
 
-    /// Waits until every daemon's routes reflect etcd at `revision`.
-    async fn wait_for_revision(&self, revision: i64) -> Result<(), Error> {
-        for (node, daemon) in self.answering() {
+    /// Waits until the routes of the daemons on the nodes `among`, or of all, reflect etcd at `revision`.
+    async fn wait_for_revision(&self, revision: i64, among: Option<&[String]>) -> Result<(), Error> {
+        let awaited = |node: &String| among.is_none_or(|among| among.contains(node));
+        for (node, daemon) in self.answering().filter(|(node, _)| awaited(node)) {
             let awaited = format!("the daemon on {node} to know etcd's revision {revision}");
             wait::until(&awaited, KNOWN_WITHIN, async || match daemon.counters().await {
                 Ok(Some(counters)) if counters.revision < revision => {
@@ -197,6 +217,29 @@ impl Lab {
         })
         .await?;
         Ok(())
+    }
+
+    /// The name of the etcd member that leads, once one does.
+    ///
+    /// # Errors
+    /// When none does for five seconds.
+    pub async fn leader(&self) -> Result<String, Error> {
+        let members = self.etcd.iter().flat_map(etcd::Cluster::members);
+        let running: Vec<_> = members.filter(|member| member.is_running()).collect();
+        let found = wait::until("etcd to have a leader", LED_WITHIN, async || {
+            for member in &running {
+                let mut client = etcd::client(member.namespace(), &[member.endpoint()])
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let status = client.status().await.map_err(|error| error.to_string())?;
+                let own = status.header().map_or(0, |header| header.member_id());
+                if own != 0 && status.leader() == own {
+                    return Ok(member.name().to_owned());
+                }
+            }
+            Err("no member says that it leads".to_owned())
+        });
+        Ok(found.await?)
     }
 
     /// Starts or stops an etcd member.

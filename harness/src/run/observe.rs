@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Journey, Observation, Place};
+use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place};
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
 
@@ -133,22 +133,6 @@ impl Runner<'_> {
             }
         }
         Ok(())
-    }
-
-    /// What is broken on purpose now.
-    pub(super) fn faults(&self) -> Vec<Fault> {
-        let fault =
-            |host: &String, place, what: &str| Fault { host: host.clone(), place, what: what.to_owned() };
-        let topology = &self.lab.topology;
-        let stopped = topology.nodes.iter().filter(|node| !self.lab.runs(&node.name));
-        let stopped = stopped.map(|node| fault(&node.name, FaultPlace::Relay, "relay not running"));
-        let paused = self.paused.iter().map(|node| fault(node, FaultPlace::Relay, "relay paused"));
-        let down = self.down.iter().map(|host| {
-            let place =
-                if topology.container(host).is_some() { FaultPlace::Host } else { FaultPlace::Underlay };
-            fault(host, place, "link down")
-        });
-        stopped.chain(paused).chain(down).collect()
     }
 }
 

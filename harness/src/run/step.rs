@@ -8,7 +8,9 @@ use super::{Runner, StepError};
 use crate::flow::{self, Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
-use crate::suite::{By, Ping, Repeat, Shape, Step, SubnetFile, Sweep, Traceroute, Udp, WaitRoute};
+use crate::suite::{
+    By, LEADER, Ping, Repeat, Shape, Step, SubnetFile, Sweep, Text, Traceroute, Udp, WaitRoute,
+};
 
 /// What is sent where nothing is said of it.
 const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false };
@@ -17,6 +19,13 @@ const TRACEROUTE_PORT: u16 = 33_434;
 
 impl Runner<'_> {
     pub(super) async fn step(&mut self, step: &Step) -> Result<(), StepError> {
+        let began = super::faults::now();
+        let done = self.perform(step).await;
+        self.note_faults(began);
+        done
+    }
+
+    async fn perform(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Say(_) => {}
             Step::Ping(ping) => self.ping(ping).await?,
@@ -26,9 +35,13 @@ impl Runner<'_> {
             Step::Stream(stream) => self.stream(stream).await?,
             Step::PutLease(lease) => {
                 let (subnet, owner) = (self.subnet(&lease.subnet)?, self.address(&lease.owner)?);
-                self.lab.put_lease(subnet, owner, lease.expires_s).await?;
+                let seen_by = names(lease.seen_by.as_deref());
+                self.lab.put_lease(subnet, owner, lease.expires_s, seen_by.as_deref()).await?;
             }
-            Step::DeleteLease(lease) => self.lab.delete_lease(self.subnet(&lease.subnet)?).await?,
+            Step::DeleteLease(lease) => {
+                let subnet = self.subnet(&lease.subnet)?;
+                self.lab.delete_lease(subnet, names(lease.seen_by.as_deref()).as_deref()).await?;
+            }
             Step::PutKey(put) => self.lab.put_key(&put.key, &put.value).await?,
             Step::StartRelay(start) => self.start_relay(start).await?,
             Step::WaitReady(relay) => self.wait_ready(&relay.node).await?,
@@ -41,10 +54,13 @@ impl Runner<'_> {
             Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
             Step::ExpectLog(expect) => self.expect_log(expect),
             Step::ExpectMetric(expect) => self.expect_metric(expect).await?,
-            Step::StartEtcd(etcd) => self.lab.set_member(etcd.member(), true).await?,
-            Step::StopEtcd(etcd) => self.lab.set_member(etcd.member(), false).await?,
+            Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).await?,
+            Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).await?,
+            Step::CompactEtcd(_) => self.lab.compact().await?,
             Step::Link(link) => self.link(link).await?,
             Step::Readdress(readdress) => self.readdress(readdress).await?,
+            Step::Cut(cut) => self.lab.cut(cut.pairs())?,
+            Step::Heal(heal) => self.lab.heal(heal.pairs())?,
             Step::Exec(exec) => self.exec(exec).await?,
             Step::Listen(listen) => self.listen(listen)?,
             Step::Repeat(repeat) => self.repeat(repeat).await?,
@@ -53,6 +69,19 @@ impl Runner<'_> {
             Step::SubnetFile(file) => self.subnet_file(file),
         }
         Ok(())
+    }
+
+    /// Starts or stops an etcd member; `leader` is the one that leads, or led when it was stopped.
+    async fn set_member(&mut self, member: &str, up: bool) -> Result<(), StepError> {
+        let name = match member {
+            LEADER if up => self.stopped_leader.take().unwrap_or_default(),
+            LEADER => {
+                let leader = self.lab.leader().await?;
+                self.stopped_leader.insert(leader).clone()
+            }
+            name => name.to_owned(),
+        };
+        Ok(self.lab.set_member(&name, up).await?)
     }
 
     pub(super) fn address(&self, word: &str) -> Result<Ipv4Addr, StepError> {
@@ -247,6 +276,11 @@ fn label(sweep: Option<Sweep>, shape: Shape) -> String {
         Some(Sweep::Size) => format!("size {}", shape.size),
         None => String::new(),
     }
+}
+
+/// Words as they are.
+fn names(words: Option<&[Text]>) -> Option<Vec<String>> {
+    Some(words?.iter().map(Text::to_string).collect())
 }
 
 fn unknown(word: &str) -> StepError {

@@ -3,16 +3,16 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::observe::ANSWERED_WITHIN;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{self, Answer, Fault, Journey, Observation, Probe, Summary};
+use crate::flow::{self, Answer, Journey, Observation, Probe, Summary};
 use crate::netns::Namespace;
 use crate::overlay::Counters;
 use crate::probe::{Sender, Shot, ShotKind};
-use crate::suite::{Step, Stream};
+use crate::suite::Stream;
 
 /// The least number of probes that precede the first inner step, and that follow the last one.
 const MARGIN: u32 = 5;
@@ -26,15 +26,18 @@ struct Pinger {
     to: Ipv4Addr,
     every: Duration,
     first_number: u32,
+    /// How many it sends; none for as many as it takes.
+    count: Option<u32>,
     sent: Vec<(Sender, Vec<Answer>)>,
 }
 
 impl Pinger {
-    /// Sends until `ending` says so, counting in `sent`, and then waits as long as it says for the last reply.
+    /// Sends so many, or until `ending` says so, counting in `sent`, and then waits as long as `ending` says for the last
+    /// reply.
     async fn run(mut self, sent: &Cell<u32>, ending: &Cell<Option<Duration>>) -> Result<Self, StepError> {
         let mut ticks = tokio::time::interval(self.every);
         let mut after = 0;
-        while after < MARGIN && sent.get() < MAX_PROBES {
+        while sent.get() < self.count.unwrap_or(MAX_PROBES) && (self.count.is_some() || after < MARGIN) {
             ticks.tick().await;
             let number = self.first_number + sent.get();
             let seq = u16::try_from(sent.get() + 1).unwrap_or(u16::MAX);
@@ -67,6 +70,7 @@ impl Runner<'_> {
             to,
             every,
             first_number: self.probes + 1,
+            count: stream.count.map(u32::from),
             sent: Vec::new(),
         };
         // Probes of the inner steps have numbers of their own.
@@ -75,39 +79,39 @@ impl Runner<'_> {
         let position = self.lab.recorder.position();
         let (sent, ending) = (Cell::new(0), Cell::new(None));
         let steps = async {
-            let done = self.inner_steps(&stream.during, &sent, every).await;
+            let done = self.inner_steps(stream, &sent, every).await;
             ending.set(Some(self.answered_within()));
             done
         };
         // Either one's failure ends both: the steps wait for the stream, and the stream for them.
-        let (pinger, faults) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
+        let (pinger, ()) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
         self.settle().await?;
-        self.conclude(stream, pinger, position, &before, &faults)
+        self.conclude(stream, pinger, position, &before)
     }
 
-    /// Does the steps once the stream flows, and tells what was broken at any time meanwhile.
+    /// Does the steps once the stream flows, and lets it flow for as long as it is to last.
     async fn inner_steps(
         &mut self,
-        steps: &[Step],
+        stream: &Stream,
         sent: &Cell<u32>,
         every: Duration,
-    ) -> Result<Vec<Fault>, StepError> {
+    ) -> Result<(), StepError> {
+        if stream.count.is_some() {
+            return Ok(());
+        }
+        let start = Instant::now();
         while sent.get() < MARGIN {
             tokio::time::sleep(every).await;
         }
         self.streaming = true;
-        let mut faults = self.faults();
-        for step in steps {
+        for step in &stream.during {
             self.line(format!("  $ {}", step.title()));
             Box::pin(self.step(step)).await?;
-            for fault in self.faults() {
-                if !faults.contains(&fault) {
-                    faults.push(fault);
-                }
-            }
         }
         self.streaming = false;
-        Ok(faults)
+        let lasts = Duration::from_millis(stream.lasts_ms.unwrap_or(0).into());
+        tokio::time::sleep(lasts.saturating_sub(start.elapsed())).await;
+        Ok(())
     }
 
     /// Notes losses that nothing accounts for. Which drop was whose cannot be told in a stream, but how many there were.
@@ -140,7 +144,6 @@ impl Runner<'_> {
         pinger: Pinger,
         position: Position,
         before: &BTreeMap<String, Counters>,
-        faults: &[Fault],
     ) -> Result<(), StepError> {
         let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
         let mut frames = flow::sort(&probes, self.lab.recorder.since(position), self.map.port).probes;
@@ -149,11 +152,12 @@ impl Runner<'_> {
             while let Some(answer) = sender.answer_now()? {
                 answers.push(answer);
             }
+            let frames = frames.remove(&sender.probe.number).unwrap_or_default();
             let observation = Observation {
-                frames: frames.remove(&sender.probe.number).unwrap_or_default(),
+                faults: self.faults_met(&frames),
+                frames,
                 dropped: Vec::new(),
                 icmp_sent: Vec::new(),
-                faults: faults.to_vec(),
                 answers,
                 received: None,
                 probe: sender.probe,
@@ -162,7 +166,7 @@ impl Runner<'_> {
         }
         self.judge_stream(&journeys, before);
         let summary = Summary::new(&self.map, &journeys);
-        self.block(&summary.text(false));
+        self.block(&summary.text(stream.count.is_some()));
         let lost = summary.lost;
         if lost > usize::from(stream.max_lost) {
             let sent = journeys.len();

@@ -10,9 +10,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::File;
 use super::mistake::{Mistake, suggest};
-use super::step::{Etcd, Exec, MAX_SIZE, Outcome, Probe, StartRelay, Step};
+use super::step::{Etcd, Exec, LEADER, MAX_SIZE, Outcome, Probe, StartRelay, Step, Stream};
 use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
+
+mod cut;
 
 /// A matrix of more rows is read by nobody.
 const MAX_SWEEP: usize = 256;
@@ -23,7 +25,14 @@ const MAX_PING_ALL: usize = 16;
 pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Topology) -> Vec<Mistake> {
     let relays = topology.nodes.iter().filter(|node| node.starts).map(|node| node.name.clone()).collect();
     let members = topology.members.iter().map(|member| member.name.clone()).collect();
-    let mut check = Check { topology, relays, members, mistakes: Vec::new() };
+    let mut check = Check {
+        topology,
+        relays,
+        members,
+        leader_stopped: false,
+        cuts: BTreeSet::new(),
+        mistakes: Vec::new(),
+    };
     if file.about.trim().is_empty() {
         check.mistake(
             &file.about,
@@ -42,6 +51,10 @@ struct Check<'a> {
     relays: BTreeSet<String>,
     /// The etcd members that run before it.
     members: BTreeSet<String>,
+    /// Whether the member that led was stopped before it.
+    leader_stopped: bool,
+    /// The directed pairs of hosts that are cut before it.
+    cuts: BTreeSet<(String, String)>,
     mistakes: Vec<Mistake>,
 }
 
@@ -88,7 +101,8 @@ impl Check<'_> {
                     "write a sentence, or take the step out",
                 );
             }
-            Step::Say(_) | Step::Leases(_) | Step::Stream(_) | Step::Repeat(_) | Step::PutKey(_) => {}
+            Step::Say(_) | Step::Leases(_) | Step::CompactEtcd(_) | Step::Repeat(_) | Step::PutKey(_) => {}
+            Step::Stream(stream) => self.stream(stream, at),
             Step::Ping(ping) => {
                 self.way(&ping.from, &ping.to);
                 self.probe(ping.probe(), at, ping.count.is_some());
@@ -102,8 +116,12 @@ impl Check<'_> {
             Step::PutLease(lease) => {
                 self.subnet(&lease.subnet);
                 self.owner(&lease.owner);
+                self.seen_by(lease.seen_by.as_deref());
             }
-            Step::DeleteLease(lease) => self.subnet(&lease.subnet),
+            Step::DeleteLease(lease) => {
+                self.subnet(&lease.subnet);
+                self.seen_by(lease.seen_by.as_deref());
+            }
             Step::StartRelay(relay) => self.start_relay(relay),
             Step::StopRelay(relay) | Step::KillRelay(relay) | Step::WaitEnd(relay) => {
                 self.running(&relay.node);
@@ -127,6 +145,8 @@ impl Check<'_> {
             Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
             Step::StopEtcd(etcd) => self.etcd(etcd, at, false),
             Step::Link(link) => self.host(&link.host),
+            Step::Cut(cut) => self.cut(cut, at),
+            Step::Heal(heal) => self.heal(heal, at),
             Step::Readdress(readdress) => {
                 self.node(&readdress.node);
                 let within = |address: Ipv4Addr| self.topology.underlay.contains(&address);
@@ -187,6 +207,24 @@ impl Check<'_> {
     fn running(&mut self, node: &Text) {
         if self.node(node) && !self.relays.contains(node.as_str()) {
             self.not_running(node);
+        }
+    }
+
+    /// Checks that the relays that are waited for run.
+    fn seen_by(&mut self, nodes: Option<&[Text]>) {
+        nodes.into_iter().flatten().for_each(|node| self.running(node));
+    }
+
+    /// Checks that a stream has something to last for.
+    fn stream(&mut self, stream: &Stream, at: Range<usize>) {
+        if stream.during.is_empty() && stream.lasts_ms.is_none() && stream.count.is_none() {
+            let mistake = Mistake::new(at, "this stream ends as soon as it flows", "lasts for nothing");
+            let help = "give it steps to go on meanwhile (`during`), a time (`lasts-ms`) or a `count`";
+            self.mistakes.push(mistake.help(help));
+        } else if stream.count.is_some() && (!stream.during.is_empty() || stream.lasts_ms.is_some()) {
+            let message = "a stream has a `count`, or goes on for `lasts-ms` and `during`";
+            let mistake = Mistake::new(at, message, "has both");
+            self.mistakes.push(mistake.help("take one of the two out"));
         }
     }
 
@@ -319,6 +357,15 @@ impl Check<'_> {
         let topology = self.topology;
         let known = topology.members.iter().map(|member| member.name.as_str());
         let (member, written) = (etcd.member(), etcd.member.as_deref().unwrap_or_default());
+        if member == LEADER {
+            if self.leader_stopped != start {
+                let message = if start { "no leader was stopped" } else { "the leader was stopped already" };
+                let mistake = Mistake::new(at, message, "changes nothing");
+                self.mistakes.push(mistake.help("take the step out, or put its opposite before it"));
+            }
+            self.leader_stopped = !start;
+            return;
+        }
         if topology.member(member).is_none() {
             let (at, message, label) = match &etcd.member {
                 Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),

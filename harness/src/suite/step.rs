@@ -5,12 +5,14 @@ use serde::Deserialize;
 
 use super::text::{Text, Values};
 
+mod cut;
 mod host;
 mod registry;
 mod relay;
 
+pub use cut::{Cut, Heal};
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
-pub use registry::{DeleteLease, Etcd, Leases, PutKey, PutLease};
+pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
 
 /// TTL of a probe that says nothing else.
@@ -58,8 +60,14 @@ pub enum Step {
     StartEtcd(Etcd),
     /// Stops an etcd member.
     StopEtcd(Etcd),
+    /// Has etcd forget all history before its present revision.
+    CompactEtcd(CompactEtcd),
     /// Sets a host's `eth0` up or down.
     Link(Link),
+    /// Stops all traffic between hosts over the underlay but ARP, both ways, while their links stay up.
+    Cut(Cut),
+    /// Undoes cuts.
+    Heal(Heal),
     /// Gives a node another address on the underlay in the place of the one it has.
     Readdress(Readdress),
     /// Runs a program in a host.
@@ -307,8 +315,15 @@ pub struct Stream {
     #[serde(default)]
     #[schemars(range(min = 0, max = 65535))]
     pub max_lost: u16,
+    /// How many pings there are. Left out: as many as `lasts-ms` and `during` take. With it the text tells how many were
+    /// lost, and why.
+    #[schemars(range(min = 1, max = 10000))]
+    pub count: Option<u16>,
+    /// Milliseconds that the stream lasts at least.
+    #[schemars(range(min = 1, max = 120000))]
+    pub lasts_ms: Option<u32>,
     /// The steps that run meanwhile. The stream ends after the last of them.
-    #[schemars(length(min = 1))]
+    #[serde(default)]
     pub during: Vec<Step>,
 }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::Display;
 
-use super::step::{By, Exec, LinkState, Outcome, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute};
+use super::step::{
+    By, Exec, Heal, LinkState, Outcome, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute,
+};
+use super::text::Text;
 
 impl Step {
     /// The step in one line, as a snapshot's heading shows it: what was written in the suite file, defaults left out.
@@ -29,12 +32,16 @@ impl Step {
                 knobs.extend(unless(*max, Traceroute::max(), "max"));
                 (format!("traceroute {from} > {to}"), knobs)
             }
-            Self::PutLease(PutLease { subnet, owner, expires_s }) => {
+            Self::PutLease(PutLease { subnet, owner, expires_s, seen_by }) => {
                 let mut knobs = vec![format!("owner {owner}")];
                 knobs.extend(expires_s.map(|seconds| format!("expires after {seconds} s")));
+                knobs.extend(waited(seen_by.as_deref()));
                 (format!("put-lease {subnet}"), knobs)
             }
-            Self::DeleteLease(lease) => (format!("delete-lease {}", lease.subnet), vec![]),
+            Self::DeleteLease(lease) => {
+                let knobs = Vec::from_iter(waited(lease.seen_by.as_deref()));
+                (format!("delete-lease {}", lease.subnet), knobs)
+            }
             Self::PutKey(put) => (format!("put-key {} = {}", put.key, put.value.escape_debug()), vec![]),
             Self::StartRelay(relay) => {
                 let mut knobs: Vec<String> = relay.flags.iter().map(ToString::to_string).collect();
@@ -53,6 +60,7 @@ impl Step {
             Self::KillRelay(relay) => (format!("kill-relay {}", relay.node), vec![]),
             Self::StartEtcd(etcd) => (format!("start-etcd {}", etcd.member()), vec![]),
             Self::StopEtcd(etcd) => (format!("stop-etcd {}", etcd.member()), vec![]),
+            Self::CompactEtcd(_) => ("compact-etcd".to_owned(), vec![]),
             Self::Link(link) => {
                 let state = match link.state {
                     LinkState::Up => "up",
@@ -71,10 +79,20 @@ impl Step {
             }
             Self::Listen(listen) => (format!("listen {}:{}", listen.host, listen.port), vec![]),
             Self::Repeat(Repeat { times, .. }) => (format!("repeat {times} times"), vec![]),
+            Self::Cut(cut) => {
+                let (from, to) = (list(&cut.from), list(&cut.to));
+                (format!("cut {from} from {to}"), Vec::from_iter(cut.one_way.then(|| "one-way".to_owned())))
+            }
+            Self::Heal(Heal { from: Some(from), to: Some(to) }) => {
+                (format!("heal {} and {}", list(from), list(to)), vec![])
+            }
+            Self::Heal(_) => ("heal".to_owned(), vec![]),
             Self::Stream(stream) => {
                 let every = unless(stream.every_ms, Stream::every_ms(), "every").map(|every| every + " ms");
                 let mut knobs = Vec::from_iter(every);
                 knobs.extend(unless(stream.max_lost, 0, "max-lost"));
+                knobs.extend(stream.count.map(|count| format!("count {count}")));
+                knobs.extend(stream.lasts_ms.map(|lasts| format!("lasts {lasts} ms")));
                 (format!("stream {} > {}", stream.from, stream.to), knobs)
             }
             Self::WaitRoute(WaitRoute { node, to, via, within_ms }) => {
@@ -99,6 +117,16 @@ impl Step {
         };
         std::iter::once(step).chain(knobs).collect::<Vec<_>>().join("  ")
     }
+}
+
+/// Hosts as they are told in one breath.
+fn list(hosts: &[Text]) -> String {
+    hosts.iter().map(Text::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Whose relays are waited for.
+fn waited(nodes: Option<&[Text]>) -> Option<String> {
+    nodes.map(|nodes| format!("seen by {}", if nodes.is_empty() { "nobody".to_owned() } else { list(nodes) }))
 }
 
 /// A knob's text, unless it has the value that it has anyway.
@@ -132,15 +160,28 @@ mod tests {
             ),
             ("traceroute = { from = 'c1', to = 'c2' }", "traceroute c1 > c2"),
             ("put-lease = { subnet = 'b', owner = 'c' }", "put-lease b  owner c"),
+            (
+                "put-lease = { subnet = 'b', owner = 'c', seen-by = ['a', 'b'] }",
+                "put-lease b  owner c  seen by a, b",
+            ),
             ("delete-lease = { subnet = '10.5.9.0/24' }", "delete-lease 10.5.9.0/24"),
+            ("delete-lease = { subnet = 'b', seen-by = [] }", "delete-lease b  seen by nobody"),
+            ("compact-etcd = {}", "compact-etcd"),
+            ("stop-etcd = { member = 'leader' }", "stop-etcd leader"),
             ("kill-relay = { node = 'a' }", "kill-relay a"),
             ("stop-etcd = {}", "stop-etcd etcd"),
             ("link = { host = 'b', state = 'down' }", "link b down"),
+            ("cut = { from = ['a', 'b'], to = ['etcd'] }", "cut a, b from etcd"),
+            ("cut = { from = ['etcd'], to = ['a'], one-way = true }", "cut etcd from a  one-way"),
+            ("heal = {}", "heal"),
+            ("heal = { from = ['a'], to = ['b'] }", "heal a and b"),
             ("stream = { from = 'c1', to = 'c2', during = [] }", "stream c1 > c2"),
             (
                 "stream = { from = 'c1', to = 'c2', every-ms = 5, max-lost = 9, during = [] }",
                 "stream c1 > c2  every 5 ms  max-lost 9",
             ),
+            ("stream = { from = 'c1', to = 'c2', lasts-ms = 900 }", "stream c1 > c2  lasts 900 ms"),
+            ("stream = { from = 'c1', to = 'c2', count = 50 }", "stream c1 > c2  count 50"),
             ("wait-route = { node = 'a', to = 'b', via = 'c' }", "wait-route a > b  via c"),
             ("wait-route = { node = 'a', to = 'b', within-ms = 9 }", "wait-route a > b  gone  within 9 ms"),
             ("leases = {}", "leases"),

@@ -193,6 +193,34 @@ fn a_loss_without_a_cause_is_unexplained() {
 }
 
 #[test]
+fn a_cut_explains_what_is_lost_between_the_hosts_that_it_parts_and_nothing_else() {
+    let cut = |from: &str, to: &str| Fault {
+        host: from.to_owned(),
+        place: FaultPlace::Toward(to.to_owned()),
+        what: format!("cut from {to}"),
+    };
+    let ladder = |fault: Fault, last: &str| {
+        let mut recording = Recording::of(probe(64, 56)).seen("c1 eth0 >", &ping(64, 56));
+        if last == "a eth0 >" {
+            recording = recording
+                .seen("a cni0 <", &ping(64, 56))
+                .seen("a flannel0 >", &ping(63, 56))
+                .tunnelled("a eth0 >", A, B, &ping(62, 56));
+        }
+        recording.observation.faults.push(fault);
+        recording.ladder().lines().last().unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(ladder(cut("a", "b"), "a eth0 >"), "=> lost after a eth0 >: cut from b");
+    assert_eq!(ladder(cut("b", "a"), "a eth0 >"), "=> lost after a eth0 >: unexplained");
+    assert_eq!(ladder(cut("a", "etcd"), "a eth0 >"), "=> lost after a eth0 >: unexplained");
+    assert_eq!(ladder(cut("a", "b"), "c1 eth0 >"), "=> lost after c1 eth0 >: unexplained");
+
+    let mut unseen = Recording::of(probe(64, 56));
+    unseen.observation.faults.push(cut("a", "b"));
+    assert!(unseen.ladder().ends_with("=> lost before it was seen: unexplained\n"));
+}
+
+#[test]
 fn a_probe_that_nobody_saw_is_told_by_what_it_was() {
     let recording = Recording::of(probe(64, 56));
     assert_text(

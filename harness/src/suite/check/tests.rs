@@ -6,7 +6,7 @@ use crate::suite::mistake::tests::told;
 use crate::suite::{Case, Error};
 
 /// The messages alone about a file with these lines in its `[lab]`, and this step.
-fn messages(lab: &str, step: &str) -> Vec<String> {
+pub(super) fn messages(lab: &str, step: &str) -> Vec<String> {
     let text = format!("about = 'x'\nsteps = [{{ {step} }}]\n[lab]\n{lab}");
     match Case::from_octets(Path::new("case.toml"), text.into()) {
         Ok(_) => vec![],

@@ -5,6 +5,9 @@ use serde::Deserialize;
 
 use crate::suite::text::Text;
 
+/// What stands for the etcd member that leads. No member is called so.
+pub const LEADER: &str = "leader";
+
 /// Keys of `put-lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -16,6 +19,8 @@ pub struct PutLease {
     /// Seconds until etcd lets it expire. Left out: it stays.
     #[schemars(range(min = 1, max = 60))]
     pub expires_s: Option<u8>,
+    /// The nodes whose relays are waited for, for when others cannot know. Left out: all that run.
+    pub seen_by: Option<Vec<Text>>,
 }
 
 /// Keys of `delete-lease`.
@@ -24,6 +29,8 @@ pub struct PutLease {
 pub struct DeleteLease {
     /// The subnet: a node's name for its own, or a prefix such as `10.5.99.0/24`.
     pub subnet: Text,
+    /// The nodes whose relays are waited for, for when others cannot know. Left out: all that run.
+    pub seen_by: Option<Vec<Text>>,
 }
 
 /// Keys of `put-key`.
@@ -40,7 +47,8 @@ pub struct PutKey {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Etcd {
-    /// The member. May be left out if there is only one.
+    /// The member. May be left out if there is only one. `leader` is the one that leads; to start, the one that led when
+    /// it was stopped.
     pub member: Option<Text>,
 }
 
@@ -50,6 +58,11 @@ impl Etcd {
         self.member.as_deref().unwrap_or("etcd")
     }
 }
+
+/// `compact-etcd` has no keys.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompactEtcd {}
 
 /// `leases` has no keys.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
