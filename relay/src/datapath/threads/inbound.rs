@@ -61,8 +61,9 @@ pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(
                     }
                     Verdict::Drop(reason) => counters.dropped(reason, 1),
                     Verdict::Reject(reason, error) => {
-                        counters.dropped(reason, 1);
+                        // Counted last: once the counts agree, nothing is left to be sent.
                         reporter.answer(datagram, error);
+                        counters.dropped(reason, 1);
                     }
                 }
             }

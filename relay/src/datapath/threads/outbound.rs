@@ -91,10 +91,11 @@ impl Outbound<'_> {
             }
             Verdict::Drop(reason) => self.counters.dropped(reason, plan.count()),
             Verdict::Reject(reason, error) => {
-                self.counters.dropped(reason, plan.count());
                 if let Some(length) = plan.segments(packet).write_next(&mut self.quote) {
                     self.sender.reporter.answer(&self.quote[..length], error);
                 }
+                // Counted last: once the counts agree, nothing is left to be sent.
+                self.counters.dropped(reason, plan.count());
             }
         }
     }
