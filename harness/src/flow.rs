@@ -28,7 +28,9 @@ pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;
 pub use matrix::{Cell, Matrix};
 pub use mesh::Mesh;
-pub use observation::{Answer, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe};
+pub use observation::{
+    Answer, Crafted, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe,
+};
 pub use paint::{Ink, paint, spans};
 pub use sort::{Part, Quoted, Sorted, sort};
 pub use stream::{Epoch, Paths, Summary};

@@ -27,6 +27,7 @@ use crate::wait::{self, TimedOut};
 mod cut;
 mod drawing;
 pub mod host;
+pub mod kernel;
 mod leaks;
 mod quiet;
 mod registry;
@@ -102,6 +103,8 @@ pub struct Lab {
     /// Nodes whose daemon does not answer: it is not ready yet, or paused.
     silent: BTreeSet<String>,
     baselines: BTreeMap<String, quiet::Baseline>,
+    /// Tunnel datagrams that a host sent and its daemon did not.
+    injected: BTreeMap<String, u64>,
     etcd: Option<etcd::Cluster>,
     cuts: cut::Cuts,
 }
@@ -192,6 +195,7 @@ impl Lab {
             attachments: BTreeMap::new(),
             silent: BTreeSet::new(),
             baselines: BTreeMap::new(),
+            injected: BTreeMap::new(),
             etcd: None,
             cuts: cut::Cuts::default(),
         };

@@ -11,6 +11,7 @@ use crate::capture::frame::{Frame, Link};
 
 #[cfg(test)]
 pub(crate) mod build;
+pub mod craft;
 pub mod icmp;
 mod ipv4;
 pub mod marker;

@@ -13,8 +13,10 @@ use crate::packet::marker;
 use crate::socket::set_option;
 
 mod error_queue;
+mod raw;
 
 use error_queue::QueuedError;
+pub use raw::{Exit, RawSocket};
 
 /// What is sent, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,6 +181,8 @@ impl Sender {
     fn is_reply(&self, octets: &[u8]) -> Option<Option<u8>> {
         match self.probe.key {
             Key::Udp { .. } => (marker::decode(octets)? == self.probe.number).then_some(None),
+            // Raw packets are sent without a socket that receives.
+            Key::Crafted(_) => None,
             Key::Echo { id, seq } => {
                 let header_len = usize::from(octets.first()? & 0x0f) * 4;
                 let icmp = octets.get(header_len..)?;

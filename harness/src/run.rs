@@ -13,6 +13,7 @@ use crate::suite::{Case, Step};
 
 mod faults;
 mod host;
+mod inject;
 mod observe;
 mod relay;
 mod step;

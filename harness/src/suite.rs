@@ -22,10 +22,12 @@ pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
 pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
-    By, CompactEtcd, Cut, DeleteLease, Etcd, Exec, ExpectLog, ExpectMetric, Heal, LEADER, Leases, Link,
-    LinkState, Listen, Outcome, Ping, PingAll, PutKey, PutLease, Readdress, Relay, Repeat, Shape, StartRelay,
-    Step, Stream, SubnetFile, Sweep, Traceroute, Udp, WaitRoute,
+    By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, ExpectLog, ExpectMetric, Heal, Inject,
+    Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Ping, PingAll, PutKey, PutLease,
+    Readdress, Relay, Repeat, Shape, StartRelay, Step, Stream, SubnetFile, Sweep, Traceroute, Udp, Variant,
+    WaitRoute,
 };
+pub(crate) use text::hexadecimal;
 pub use text::{Pairs, Run, Text, Values};
 
 use crate::topology::Topology;

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Octets of an Ethernet header.
+const ETHERNET_LEN: usize = 14;
+
 /// Where packets are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Point {
@@ -63,4 +66,12 @@ pub struct Frame {
     /// Whether the transport checksum was still to be completed by the (virtual) hardware, and so is not wrong
     /// when it does not match: `TP_STATUS_CSUMNOTREADY`.
     pub checksum_pending: bool,
+}
+
+impl Frame {
+    /// The octets after the link header.
+    pub fn network_octets(&self) -> &[u8] {
+        let link_len = if self.link == Link::Ethernet { ETHERNET_LEN } else { 0 };
+        self.octets.get(link_len..).unwrap_or_default()
+    }
 }

@@ -34,10 +34,10 @@ impl Hop {
         self.sightings.iter().map(|sighting| sighting.at).min().unwrap_or_default()
     }
 
-    /// Whether the packet was in a tunnel datagram.
+    /// Whether it is a tunnel datagram that passes, whatever is in it.
     #[must_use]
     pub fn encapsulated(&self) -> bool {
-        self.outer().is_some()
+        self.first().is_some_and(Ipv4::is_tunnel_datagram)
     }
 
     /// The tunnel datagram that the packet was in.
@@ -73,7 +73,7 @@ impl Hop {
         let mut lengths: Vec<(u16, u16)> = Vec::new();
         for sighting in &self.sightings {
             let inner = sighting.packet.innermost();
-            let rest_of_outer = self.encapsulated() && sighting.packet.tunnelled().is_none();
+            let rest_of_outer = self.outer().is_some() && sighting.packet.tunnelled().is_none();
             if !rest_of_outer {
                 lengths.push((inner.fragment.map_or(0, |fragment| fragment.offset), inner.len));
             }
@@ -92,7 +92,7 @@ impl Hop {
         let mut covered = 0;
         let mut parts: Vec<(u16, u16, bool)> = Vec::new();
         for sighting in &self.sightings {
-            let packet = if self.encapsulated() && sighting.packet.fragment.is_none() {
+            let packet = if self.outer().is_some() && sighting.packet.fragment.is_none() {
                 sighting.packet.innermost()
             } else {
                 &sighting.packet

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::hop::{Located, group};
-use super::sort::{DatagramId, claim};
+use super::sort::{DatagramId, claim, claim_malformed};
 use super::verdict::Ledger;
 use super::walk::{departure, walks};
 use super::{
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::capture::frame::{Direction, Role};
 use crate::packet::icmp::Kind;
-use crate::packet::{Icmp, Packet, Payload};
+use crate::packet::{Icmp, Ipv4, Packet, Payload};
 
 /// Numbers flows through a case, in the order of cause and effect.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -242,8 +242,15 @@ fn located(map: &Map, observation: &Observation) -> BTreeMap<Part, Vec<Located>>
     let mut datagrams = BTreeMap::new();
     let mut open = Vec::new();
     for frame in &observation.frames {
-        let Packet::Ipv4(packet) = Packet::parse(frame, map.port) else { continue };
-        let part = claim(&observation.probe, &packet);
+        let packet = match Packet::parse(frame, map.port) {
+            Packet::Ipv4(packet) => packet,
+            Packet::Malformed(_) if observation.probe.is_crafted() => Ipv4::salvage(frame.network_octets()),
+            _ => continue,
+        };
+        let part = match packet.payload {
+            Payload::Malformed => claim_malformed(&observation.probe, frame, &packet),
+            _ => claim(&observation.probe, &packet),
+        };
         let sighting = Sighting { at: frame.at, packet };
         let located = Located { point: frame.point.clone(), direction: frame.direction, sighting };
         match part {
@@ -294,6 +301,8 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
             let times = replies(observation);
             if times > 0 {
                 Verdict::Delivered { times, answer: None }
+            } else if let (true, End::Reached { host }) = (observation.probe.is_crafted(), &flow.end) {
+                Verdict::Received { host: host.clone() }
             } else {
                 rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
             }
@@ -307,7 +316,10 @@ fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: &Flow) -> V
                 _ if times > 0 => {
                     Verdict::Delivered { times: u32::try_from(times).unwrap_or(u32::MAX), answer: None }
                 }
-                End::Reached { host } if *host != observation.probe.from && target == Some(host.as_str()) => {
+                End::Reached { host }
+                    if (observation.probe.is_crafted() || *host != observation.probe.from)
+                        && target == Some(host.as_str()) =>
+                {
                     Verdict::Received { host: host.clone() }
                 }
                 _ => by_end(flow),
@@ -332,6 +344,9 @@ fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Fl
         }
         _ => {}
     }
+    if observation.probe.is_crafted() {
+        return rejection(observation, flows, flow).unwrap_or_else(|| judge_arrival(observation, flow));
+    }
     let told = || {
         observation.answers.iter().find_map(|answer| match answer {
             Answer::Error { kind, from } => {
@@ -341,6 +356,17 @@ fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Fl
         })
     };
     rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(flow))
+}
+
+/// The verdict on a packet that was built field by field, and neither answered nor rejected: the interface of the host
+/// that it is for is witness enough, unless a socket or that host's kernel would have had a word to say.
+fn judge_arrival(observation: &Observation, flow: &Flow) -> Verdict {
+    let whole = flow.hops.last().and_then(Hop::first).is_some_and(|packet| packet.fragment.is_none());
+    let awaited = observation.received.is_some() || observation.probe.is_answerable();
+    match &flow.end {
+        End::Reached { host } if !(whole && awaited) => Verdict::Received { host: host.clone() },
+        _ => by_end(flow),
+    }
 }
 
 /// How often the sender's socket received a reply.
@@ -360,6 +386,9 @@ fn rejection(observation: &Observation, flows: &[Flow], flow: &Flow) -> Option<V
         flows.iter().filter(|error| error.about == Some(flow.number) && !is_about_tunnel(error)).collect();
     let arrived = errors.iter().any(|error| {
         let Part::Error { kind, .. } = error.part else { return false };
+        if observation.probe.is_crafted() && matches!(error.end, End::Reached { .. }) {
+            return true;
+        }
         observation.answers.iter().any(
             |answer| matches!(answer, Answer::Error { kind: seen, from } if *seen == kind && is_from(error, *from)),
         )

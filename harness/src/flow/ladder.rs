@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::hop::sign;
 use super::observation::Key;
 use super::{Branch, End, Flow, Hop, Journey, Map, Part, Place, Probe, Verdict};
-use crate::packet::{Icmp, Ipv4, Payload};
+use crate::packet::{Icmp, Ipv4, Payload, Tunnelled};
 
 impl Journey {
     /// All flows as text, in order, with what no flow accounts for at the end.
@@ -134,6 +134,7 @@ fn unseen(map: &Map, probe: &Probe, seq: bool) -> String {
         Key::Echo { seq: number, .. } if seq => format!("icmp echo-request seq {number}"),
         Key::Echo { .. } => "icmp echo-request".to_owned(),
         Key::Udp { destination, .. } => format!("udp to port {destination}"),
+        Key::Crafted(crafted) => format!("protocol {}", crafted.protocol),
     };
     let len = u32::from(probe.size) + 28;
     let df = if probe.df { "  df" } else { "" };
@@ -150,10 +151,14 @@ fn what(packet: &Ipv4, part: Part, seq: bool) -> String {
         Payload::Icmp(Icmp::Error { kind, mtu: Some(mtu), .. }) => format!("icmp {kind} mtu {mtu}"),
         Payload::Icmp(Icmp::Error { kind, .. } | Icmp::Other { kind, .. }) => format!("icmp {kind}"),
         Payload::Udp(udp) if part == Part::Reply => format!("udp from port {}", udp.source),
+        Payload::Udp(udp) if udp.tunnelled == Tunnelled::Junk => {
+            format!("udp to port {} with no packet in it", udp.destination)
+        }
         Payload::Udp(udp) => format!("udp to port {}", udp.destination),
         Payload::Tcp(tcp) if part == Part::Reply => format!("tcp {} from port {}", tcp.flags, tcp.source),
         Payload::Tcp(tcp) => format!("tcp {} to port {}", tcp.flags, tcp.destination),
         Payload::Continuation => format!("later fragment of protocol {}", packet.protocol),
+        Payload::Malformed => "no IPv4 packet".to_owned(),
         Payload::Other | Payload::Short => format!("protocol {}", packet.protocol),
     }
 }
@@ -250,6 +255,10 @@ fn outer_length(hop: &Hop) -> String {
 /// What changed from one hop to the next: the TTL, and all else.
 fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) {
     let (Some(was), Some(is)) = (before.inner(), hop.inner()) else { return (None, Vec::new()) };
+    if is.payload == Payload::Malformed {
+        let changes = (was.payload != Payload::Malformed).then(|| "NO IPv4 packet".to_owned());
+        return (None, Vec::from_iter(changes));
+    }
     let ttl = (was.ttl != is.ttl).then(|| format!("ttl {}", is.ttl));
     let mut list = Vec::new();
     let address = |from, to| format!("{} -> {}", map.label(from), map.label(to));

@@ -3,7 +3,7 @@
 use super::hop::sign;
 use super::{Answer, End, Flow, Hop, Journey, Map, Part, Verdict};
 use crate::packet::icmp::Kind;
-use crate::packet::{Icmp, Payload};
+use crate::packet::{Icmp, Ipv4, Payload, Tunnelled};
 
 /// What a cell tells about a probe at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub enum Cell {
     Ttl,
     /// `=` if it passed in one piece, else how many fragments it passed in.
     Pieces,
+    /// Its octets there, whatever its header says: of a tunnel datagram, those inside of it.
+    Octets,
 }
 
 /// A table of probes by points, in the path order of the longest way.
@@ -128,9 +130,17 @@ impl Cell {
     fn of(self, hop: &Hop) -> String {
         match (self, hop.sightings.len()) {
             (Self::Ttl, _) => hop.inner().map(|packet| packet.ttl.to_string()).unwrap_or_default(),
+            (Self::Octets, _) => hop.first().map(octets).unwrap_or_default().to_string(),
             (Self::Pieces, 1) => "=".to_owned(),
             (Self::Pieces, pieces) => format!("{pieces} frags"),
         }
+    }
+}
+
+fn octets(packet: &Ipv4) -> usize {
+    match &packet.payload {
+        Payload::Udp(udp) if udp.tunnelled != Tunnelled::No => usize::from(udp.len.saturating_sub(8)),
+        _ => usize::from(packet.len) + packet.trailing,
     }
 }
 
@@ -158,10 +168,29 @@ pub(super) fn answers(map: &Map, journey: &Journey) -> String {
         }
         Answer::NotSent { why } => why.clone(),
     };
+    if journey.probe.is_crafted() {
+        return caused(map, journey);
+    }
     match journey.answers.as_slice() {
         [] => "nothing".to_owned(),
         answers => answers.iter().map(text).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// What a packet that was built field by field has caused, as the recording shows it.
+fn caused(map: &Map, journey: &Journey) -> String {
+    let told = |flow: &Flow| {
+        let what = match flow.part {
+            Part::Request => return None,
+            Part::Reply => "reply".to_owned(),
+            Part::Error { kind, .. } => kind.to_string(),
+        };
+        let first = flow.hops.first().and_then(Hop::inner)?;
+        let ended = if flow.verdict.is_delivered() { String::new() } else { format!(", {}", flow.verdict) };
+        Some(format!("{what} to {}{ended}", map.label(first.destination)))
+    };
+    let all: Vec<String> = journey.flows.iter().filter_map(told).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
 
 fn mtu_of(journey: &Journey, kind: Kind) -> Option<u16> {

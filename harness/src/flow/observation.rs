@@ -26,6 +26,20 @@ pub struct Probe {
     pub key: Key,
 }
 
+impl Probe {
+    /// Whether it was built field by field. No socket of its sender's waits for what comes of it.
+    #[must_use]
+    pub fn is_crafted(&self) -> bool {
+        matches!(self.key, Key::Crafted(_))
+    }
+
+    /// Whether it was built field by field, and is such that the kernel that it is for answers it.
+    #[must_use]
+    pub fn is_answerable(&self) -> bool {
+        matches!(self.key, Key::Crafted(Crafted { answerable: true, .. }))
+    }
+}
+
 /// What a probe is, and what tells it from others where its payload is too short for a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -43,6 +57,23 @@ pub enum Key {
         /// Port that it was sent to.
         destination: u16,
     },
+    /// A packet built field by field.
+    Crafted(Crafted),
+}
+
+/// What tells a packet that was built field by field, where its marker does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Crafted {
+    /// The number in its marker: another probe's, if both are fragments of one datagram.
+    pub marker: u32,
+    /// Identification in its header, which no router changes, together with its protocol.
+    pub id: u16,
+    /// IANA's protocol number.
+    pub protocol: u8,
+    /// The port that its tunnel datagram was sent from, if it was sent in one.
+    pub outer: Option<u16>,
+    /// Whether the kernel that it is for answers it, if nothing is wrong with it: a whole echo request.
+    pub answerable: bool,
 }
 
 /// Everything seen, counted and received while one probe was on its way.

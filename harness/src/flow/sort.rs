@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
-use super::{Key, Probe};
+use super::{Crafted, Key, Probe};
 use crate::capture::frame::Frame;
 use crate::packet::icmp::Kind;
 use crate::packet::marker::{self, Marked};
-use crate::packet::{Icmp, Ipv4, Packet, Payload};
+use crate::packet::{Icmp, Ipv4, Packet, Payload, Tunnelled, Udp};
 
 /// What a packet is to its probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +102,9 @@ impl DatagramId {
 
 /// What a packet is to a probe, if it can be told from the packet alone (a later fragment needs its first).
 pub(super) fn claim(probe: &Probe, packet: &Ipv4) -> Option<Part> {
+    if let Key::Crafted(crafted) = probe.key {
+        return claim_crafted(probe, crafted, packet);
+    }
     match &packet.innermost().payload {
         Payload::Icmp(Icmp::Error { kind, quote: Some(quote), .. }) => {
             let about = claim_message(probe, quote.innermost(), true)?;
@@ -112,6 +115,36 @@ pub(super) fn claim(probe: &Probe, packet: &Ipv4) -> Option<Part> {
             Quoted::Reply => Part::Reply,
         }),
     }
+}
+
+/// The same for a packet that was built field by field, which may itself be an ICMP error, or no packet at all.
+fn claim_crafted(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> Option<Part> {
+    let mut levels = std::iter::successors(Some(packet), |packet| packet.tunnelled());
+    if levels.any(|packet| is_crafted(probe, crafted, packet)) {
+        return Some(Part::Request);
+    }
+    let inner = packet.innermost();
+    match &inner.payload {
+        Payload::Icmp(Icmp::Error { kind, quote: Some(quote), .. }) => {
+            let about = match claim_crafted(probe, crafted, quote)? {
+                Part::Request => Quoted::Request,
+                Part::Reply | Part::Error { .. } => Quoted::Reply,
+            };
+            Some(Part::Error { about, kind: *kind })
+        }
+        Payload::Icmp(Icmp::Echo { reply: true, id, .. }) => {
+            (*id == crafted.id && inner.source == probe.to).then_some(Part::Reply)
+        }
+        _ => (inner.marker() == Some(crafted.marker)).then_some(Part::Request),
+    }
+}
+
+/// Whether a packet, or a tunnel datagram, is the one that was sent, whatever is inside of it.
+fn is_crafted(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> bool {
+    let same = (packet.source, packet.destination, packet.protocol, packet.id)
+        == (probe.source, probe.to, crafted.protocol, crafted.id);
+    let carries = |udp: &Udp| udp.tunnelled != Tunnelled::No && Some(udp.source) == crafted.outer;
+    same || matches!(&packet.payload, Payload::Udp(udp) if carries(udp))
 }
 
 fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
@@ -141,4 +174,11 @@ fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
         (Payload::Udp(udp), Key::Echo { .. }) => mine(udp.marked, false).then_some(Quoted::Request),
         _ => None,
     }
+}
+
+/// What a frame that is no IPv4 packet is to a probe that was built field by field.
+pub(super) fn claim_malformed(probe: &Probe, frame: &Frame, salvaged: &Ipv4) -> Option<Part> {
+    let Key::Crafted(crafted) = probe.key else { return None };
+    let marked = marker::find(&frame.octets).is_some_and(|marked| marked.number == crafted.marker);
+    (marked || is_crafted(probe, crafted, salvaged)).then_some(Part::Request)
 }

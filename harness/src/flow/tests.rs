@@ -1,5 +1,6 @@
 //! Ladders of hand-made recordings.
 
+mod crafted;
 mod kit;
 mod ladders;
 mod losses;

@@ -167,7 +167,10 @@ impl<'a> Ledger<'a> {
         }
         let arrived = last.direction == Direction::In && !last.encapsulated();
         if arrived && map.has(host, packet.destination) {
-            return End::Reached { host: host.to_owned() };
+            return match self.take(host, Place::Kernel, last) {
+                Some(reason) => End::Dropped { host: host.to_owned(), place: Place::Kernel, reason },
+                None => End::Reached { host: host.to_owned() },
+            };
         }
         let ahead = self.ahead(map, last);
         let by_kernel =
@@ -222,15 +225,9 @@ impl<'a> Ledger<'a> {
 
 /// The side of the relay that a packet enters after a hop.
 fn relay_after(hop: &Hop) -> Option<Place> {
-    match (hop.point.role, hop.direction, hop.encapsulated() || is_tunnel_junk(hop)) {
+    match (hop.point.role, hop.direction, hop.encapsulated()) {
         (Role::Tunnel, Direction::Out, _) => Some(Place::RelayOutbound),
         (Role::Underlay, Direction::In, true) => Some(Place::RelayInbound),
         _ => None,
     }
-}
-
-fn is_tunnel_junk(hop: &Hop) -> bool {
-    use crate::packet::{Payload, Tunnelled, Udp};
-    hop.first()
-        .is_some_and(|packet| matches!(&packet.payload, Payload::Udp(Udp { tunnelled: Tunnelled::Junk, .. })))
 }

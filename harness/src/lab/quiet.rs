@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Error, INTERFACE, Lab};
+use super::{Error, INTERFACE, Lab, kernel};
 use crate::capture::frame::Direction;
 use crate::overlay::{self, Counters, Way};
 use crate::wait;
@@ -111,6 +111,15 @@ impl Lab {
         Ok(all)
     }
 
+    /// Notes that a host was made to send a tunnel datagram that is none of its daemon's.
+    pub fn note_injected(&mut self, host: &str) {
+        *self.injected.entry(host.to_owned()).or_default() += 1;
+    }
+
+    fn injected(&self, host: &str) -> u64 {
+        self.injected.get(host).copied().unwrap_or(0)
+    }
+
     /// What a node's interfaces and kernel have counted so far.
     pub(super) fn baseline(&self, node: &str) -> Result<Baseline, Error> {
         let device = self.attachments.get(node).map_or("", |attachment| &attachment.device);
@@ -122,12 +131,12 @@ impl Lab {
             .host(node)?
             .namespace
             .run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
-        let udp = |name| snmp_counter(snmp.as_deref().unwrap_or_default(), "Udp", name);
+        let udp = |name| kernel::counter(snmp.as_deref().unwrap_or_default(), "Udp", name);
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Ok(Seen {
             to_device: tally(device, Direction::Out).frames,
             from_device: tally(device, Direction::In).frames,
-            datagrams_out: tally(INTERFACE, Direction::Out).datagrams,
+            datagrams_out: tally(INTERFACE, Direction::Out).datagrams.saturating_sub(self.injected(node)),
             datagrams_in: tally(INTERFACE, Direction::In).datagrams,
             undeliverable: udp("NoPorts") + udp("InErrors"),
         })
@@ -192,12 +201,4 @@ fn disagreement(counters: &Counters, before: &Counters, seen: &Seen) -> Option<S
     ];
     let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
     Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
-}
-
-/// A counter of `snmp` in proc_pid_net(5), which has a line of names and a line of values for each protocol.
-fn snmp_counter(text: &str, protocol: &str, name: &str) -> u64 {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
-    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
-    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(found, _)| *found == name);
-    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }

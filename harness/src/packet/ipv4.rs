@@ -61,6 +61,8 @@ pub enum Payload {
     Other,
     /// Too few octets for the transport's header.
     Short,
+    /// It is no IPv4 packet to begin with ([`Ipv4::salvage`]).
+    Malformed,
 }
 
 impl Ipv4 {
@@ -100,6 +102,28 @@ impl Ipv4 {
             packet.transport(segment, reading)
         };
         Some(packet)
+    }
+
+    /// Reads octets that are no IPv4 packet as if they were, as far as they go.
+    #[must_use]
+    pub fn salvage(octets: &[u8]) -> Self {
+        let octet = |at: usize| octets.get(at).copied().unwrap_or_default();
+        let address = |at: usize| Ipv4Addr::new(octet(at), octet(at + 1), octet(at + 2), octet(at + 3));
+        Self {
+            source: address(12),
+            destination: address(16),
+            ttl: octet(8),
+            len: u16::try_from(octets.len()).unwrap_or(u16::MAX),
+            tos: octet(1),
+            id: u16::from_be_bytes([octet(4), octet(5)]),
+            df: false,
+            fragment: None,
+            checksum: Checksum::Unverified,
+            options: 0,
+            trailing: 0,
+            protocol: octet(9),
+            payload: Payload::Malformed,
+        }
     }
 
     fn transport(&self, segment: transport::Segment<'_>, reading: Reading) -> Payload {

@@ -45,7 +45,7 @@ pub(super) fn read(payload: &[u8], whole: bool) -> Option<Marked> {
 }
 
 /// Finds a marker anywhere: in octets that are no packet.
-pub(super) fn find(octets: &[u8]) -> Option<Marked> {
+pub(crate) fn find(octets: &[u8]) -> Option<Marked> {
     octets.windows(LEN).find_map(decode).map(|number| Marked { number, altered: false })
 }
 

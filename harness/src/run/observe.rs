@@ -65,14 +65,19 @@ impl Runner<'_> {
     /// A socket that receives the probe, if it is for one.
     fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
         let ShotKind::Udp { port, listen: true, .. } = shot.kind else { return Ok(None) };
-        let Some(host) = self.map.host_of(shot.to) else { return Ok(None) };
+        let Some(host) = self.map.host_of(shot.to).map(str::to_owned) else { return Ok(None) };
+        self.listener_at(&host, port).map(Some)
+    }
+
+    /// The socket that receives what is sent to a host's port.
+    pub(super) fn listener_at(&mut self, host: &str, port: u16) -> Result<Rc<Listener>, StepError> {
         let key = (host.to_owned(), port);
         if let Some(listener) = self.listeners.get(&key) {
-            return Ok(Some(listener.clone()));
+            return Ok(listener.clone());
         }
         let listener = Rc::new(Listener::open(&self.lab.host(host)?.namespace, port)?);
         self.listeners.insert(key, listener.clone());
-        Ok(Some(listener))
+        Ok(listener)
     }
 
     /// Waits until it is known what became of a probe: an answer, an arrival, or a drop that was counted.
@@ -137,7 +142,7 @@ impl Runner<'_> {
 }
 
 /// By how much each drop counter grew. A daemon that was not there before began at zero.
-fn drops(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<Dropped> {
+pub(super) fn drops(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<Dropped> {
     let mut all = Vec::new();
     for (host, counters) in now {
         let before = before.get(host).cloned().unwrap_or_default();
@@ -155,7 +160,10 @@ fn drops(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) 
 }
 
 /// How many ICMP errors each daemon counted as sent, by type.
-fn icmp_sent(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<IcmpSent> {
+pub(super) fn icmp_sent(
+    before: &BTreeMap<String, Counters>,
+    now: &BTreeMap<String, Counters>,
+) -> Vec<IcmpSent> {
     let mut all = Vec::new();
     for (host, counters) in now {
         let before = before.get(host).cloned().unwrap_or_default();

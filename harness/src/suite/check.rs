@@ -15,6 +15,7 @@ use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
 mod cut;
+mod inject;
 
 /// A matrix of more rows is read by nobody.
 const MAX_SWEEP: usize = 256;
@@ -112,6 +113,7 @@ impl Check<'_> {
                 self.way(&udp.from, &udp.to);
                 self.probe(udp.probe(), at, false);
             }
+            Step::Inject(inject) => self.inject(inject, at),
             Step::Traceroute(traceroute) => self.way(&traceroute.from, &traceroute.to),
             Step::PutLease(lease) => {
                 self.subnet(&lease.subnet);

@@ -124,6 +124,13 @@ pub fn steps_reference() -> String {
                     let _ = writeln!(text, "{}", row(key, property, value));
                 }
                 text.push('\n');
+                for (key, table) in properties.iter().filter_map(|(key, value)| Some((key, nested(value)?))) {
+                    let _ = writeln!(text, "Keys of `{key}`:\n\n| key | takes | default | |\n|-|-|-|-|");
+                    for (key, property) in table["properties"].as_object().into_iter().flatten() {
+                        let _ = writeln!(text, "{}", row(key, property, table));
+                    }
+                    text.push('\n');
+                }
             }
             _ if value["type"] == "object" => {
                 let _ = writeln!(text, "Takes no keys: `{name} = {{}}`.\n");
@@ -134,6 +141,13 @@ pub fn steps_reference() -> String {
         }
     }
     text
+}
+
+/// The schema of the table, or of each of the tables, that a key takes, if it has a place of its own in the reference.
+fn nested(property: &Value) -> Option<&Value> {
+    let table = resolve(property.get("items").unwrap_or(property));
+    let has_keys = table["type"] == "object" && table["properties"].is_object();
+    (has_keys && !is_step(property.get("items").unwrap_or(property))).then_some(table)
 }
 
 /// A reference of the lab's keys, as a Markdown table.
@@ -154,11 +168,12 @@ fn row(key: &str, property: &Value, step: &Value) -> String {
         None => String::new(),
     };
     let description = property["description"].as_str().unwrap_or_default();
-    format!(
-        "| `{key}` | {} | {default} | {} |",
-        expected(property).replace('|', "\\|"),
-        description.replace('|', "\\|")
-    )
+    let takes = match nested(property) {
+        Some(_) if property["type"] == "array" => "a list of tables".to_owned(),
+        Some(_) => "a table".to_owned(),
+        None => expected(property),
+    };
+    format!("| `{key}` | {} | {default} | {} |", takes.replace('|', "\\|"), description.replace('|', "\\|"))
 }
 
 #[cfg(test)]

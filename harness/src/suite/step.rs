@@ -7,11 +7,13 @@ use super::text::{Text, Values};
 
 mod cut;
 mod host;
+mod inject;
 mod registry;
 mod relay;
 
 pub use cut::{Cut, Heal};
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
+pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
 
@@ -34,6 +36,8 @@ pub enum Step {
     PingAll(PingAll),
     /// Sends one UDP datagram to a socket that listens there, if `to` is a host of the lab, and follows it.
     Udp(Udp),
+    /// Sends a packet that no socket would, built field by field, and follows it.
+    Inject(Box<Inject>),
     /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
     Traceroute(Traceroute),
     /// Writes a lease to etcd, in the place of whatever has its key, and waits until every running relay knows it.

@@ -27,6 +27,7 @@ impl Step {
                 knobs.extend(udp.probe().knobs());
                 (format!("udp {} > {}", udp.from, udp.to), knobs)
             }
+            Self::Inject(inject) => inject.title(),
             Self::Traceroute(Traceroute { from, to, by, max }) => {
                 let mut knobs = Vec::from_iter((*by == By::Icmp).then(|| "by icmp".to_owned()));
                 knobs.extend(unless(*max, Traceroute::max(), "max"));
@@ -184,6 +185,18 @@ mod tests {
             ("stream = { from = 'c1', to = 'c2', count = 50 }", "stream c1 > c2  count 50"),
             ("wait-route = { node = 'a', to = 'b', via = 'c' }", "wait-route a > b  via c"),
             ("wait-route = { node = 'a', to = 'b', within-ms = 9 }", "wait-route a > b  gone  within 9 ms"),
+            (
+                "inject = { from = 'c', datagram = { to = 'a', source = 'b' }, packet = { from = 'c2', to = 'c1', ttl = 0 } }",
+                "inject from c  c2 > c1  ttl 0  in udp b > a",
+            ),
+            (
+                "inject = { from = 'a', into = 'flannel0', packet = { from = 'c1', to = 'c2' }, variants = [{ name = 'x' }] }",
+                "inject from a  c1 > c2  into flannel0  variants 1",
+            ),
+            (
+                "inject = { from = 'c', datagram = { to = 'a' }, packet = { hex = '45' } }",
+                "inject from c  hex 45  in udp c > a",
+            ),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),
         ];

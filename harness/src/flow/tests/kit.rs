@@ -94,7 +94,12 @@ impl Recording {
     }
 
     /// Records a packet at a point, a microsecond after the one before.
-    pub(super) fn seen(mut self, place: &str, packet: &Build) -> Self {
+    pub(super) fn seen(self, place: &str, packet: &Build) -> Self {
+        self.octets(place, &packet.octets())
+    }
+
+    /// Records what need not be a packet.
+    pub(super) fn octets(mut self, place: &str, packet: &[u8]) -> Self {
         let parts: Vec<&str> = place.split(' ').collect();
         let (host, interface, sign) = (parts[0], parts[1], parts[2]);
         let role = match interface {
@@ -108,7 +113,7 @@ impl Recording {
         if link == Link::Ethernet {
             octets.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
         }
-        octets.extend(packet.octets());
+        octets.extend_from_slice(packet);
         self.clock += 1;
         self.observation.frames.push(Frame {
             point: Arc::new(Point { host: host.to_owned(), interface: interface.to_owned(), role }),

@@ -348,6 +348,15 @@ stop-etcd = {}
 #[test]
 fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
     let ping = |rest: &str| format!("ping = {{ from = 'c1', {rest} }}");
+    let inject = |step: &str, packet: &str| {
+        let rest = if packet.is_empty() || packet.starts_with("hex") {
+            packet.to_owned()
+        } else {
+            format!(", {packet}")
+        };
+        let ends = if packet.starts_with("hex") { "" } else { "from = 'c1', to = 'c2'" };
+        format!("inject = {{ {step}, packet = {{ {ends}{rest} }} }}")
+    };
     let refused = [
         ("", ping("to = 'c1'"), "c1 is to send to itself"),
         (
@@ -384,6 +393,34 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "wait-route = { node = 'a', to = 'b', via = 'd' }".to_owned(),
             "`d` is no node's name and no address",
         ),
+        ("", inject("from = 'etcd'", ""), "`etcd` is no container, node or machine of the lab"),
+        ("", inject("from = 'c1', into = 'flannel0'", ""), "`c1` is no node, and has no tunnel device"),
+        (
+            "",
+            inject("from = 'a', into = 'flannel0', datagram = { to = 'b' }", ""),
+            "a packet goes `into` a device or in a `datagram`",
+        ),
+        ("", inject("from = 'a', datagram = { source = 'b' }", ""), "the datagram has no `to`"),
+        (
+            "",
+            inject("from = 'a', datagram = { to = 'd' }", ""),
+            "the lab has no host `d`, and it is no address",
+        ),
+        ("", inject("from = 'a'", "port = 1, icmp-type = 8"), "a packet has one protocol"),
+        ("", inject("from = 'a'", "fragment-offset = 9"), "a fragment begins at a multiple of 8"),
+        ("", inject("from = 'a'", "options = '0102'"), "options have a multiple of four octets"),
+        ("", inject("from = 'a'", "options = '010'"), "these are no octets"),
+        (
+            "",
+            inject("from = 'a', datagram = { to = 'b' }", "hex = '45', ttl = 1"),
+            "`hex` is all of the packet",
+        ),
+        (
+            "",
+            "inject = { from = 'a', packet = { from = 'c1' }, datagram = { to = 'b' } }".to_owned(),
+            "the packet has no `to`",
+        ),
+        ("", "inject = { from = 'a', packet = { hex = '45' } }".to_owned(), "the packet has nowhere to go"),
         ("", "say = ' '".to_owned(), "`say` says nothing"),
         (
             "subnets = { a = '10.5.0.0/24' }",
@@ -431,6 +468,9 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("started = []", "start-relay = { node = 'a' }".to_owned()),
         ("", "link = { host = 'etcd', state = 'down' }".to_owned()),
         ("", "ping-all = {}".to_owned()),
+        ("", inject("from = 'a', into = 'flannel0'", "ttl = 0, options = '01 01 01 00'")),
+        ("", "inject = { from = 'a', datagram = { to = 'b' }, packet = { hex = '' } }".to_owned()),
+        ("", "inject = { from = 'a', packet = { from = 'a' }, variants = [{ name = 'x', packet = { to = 'b' } }] }".to_owned()),
     ];
     for (lab, step) in allowed {
         assert_eq!(messages(lab, &step), [""; 0], "{lab} {step}");

@@ -1,0 +1,121 @@
+//! What the kernels of a lab's hosts drop, and the wait until they have dealt with what they were given.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::Lab;
+
+/// Counters of packets that a kernel drops without a word to anybody, the most specific first (proc_pid_net(5), `snmp`
+/// and `netstat`; meanings in RFC 4293 and the kernel's snmp_counter.rst).
+const DROPS: [(&str, &str); 11] = [
+    ("IpExt", "InCsumErrors"),
+    ("IpExt", "InTruncatedPkts"),
+    ("Udp", "InCsumErrors"),
+    ("Icmp", "InCsumErrors"),
+    ("Tcp", "InCsumErrors"),
+    ("TcpExt", "IPReversePathFilter"),
+    ("Ip", "ReasmFails"),
+    ("Ip", "InAddrErrors"),
+    ("IpExt", "InNoRoutes"),
+    ("Ip", "InHdrErrors"),
+    ("Ip", "InDiscards"),
+];
+
+/// Counters that also grow with packets that the kernel answers with an ICMP error.
+const ANSWERED: [&str; 3] = ["InAddrErrors", "InNoRoutes", "InHdrErrors"];
+
+/// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`]; and how many ICMP errors it sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Tally {
+    drops: Vec<u64>,
+    answered: u64,
+}
+
+/// What the kernels of all hosts have dropped so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelDrops(BTreeMap<String, Tally>);
+
+impl Lab {
+    /// What the kernels of all hosts have dropped so far. A host that cannot be asked has dropped nothing.
+    pub fn kernel_drops(&self) -> KernelDrops {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let files = || read("/proc/thread-self/net/snmp") + &read("/proc/thread-self/net/netstat");
+        let tally = |text: String| Tally {
+            drops: DROPS.iter().map(|(protocol, name)| counter(&text, protocol, name)).collect(),
+            answered: counter(&text, "Icmp", "OutTimeExcds") + counter(&text, "Icmp", "OutDestUnreachs"),
+        };
+        let hosts = self
+            .hosts()
+            .map(|host| (host.name().to_owned(), tally(host.namespace.run(files).unwrap_or_default())));
+        KernelDrops(hosts.collect())
+    }
+}
+
+impl KernelDrops {
+    /// By how much each counter of each host grew since `earlier`: host, counter, growth.
+    pub fn since(&self, earlier: &Self) -> Vec<(String, &'static str, u64)> {
+        let mut all = Vec::new();
+        let none = Tally::default();
+        for (host, now) in &self.0 {
+            let before = earlier.0.get(host).unwrap_or(&none);
+            let answered = now.answered.saturating_sub(before.answered);
+            for (at, (_, name)) in DROPS.iter().enumerate() {
+                let of = |tally: &Tally| tally.drops.get(at).copied().unwrap_or(0);
+                let growth = of(now).saturating_sub(of(before));
+                let growth = if ANSWERED.contains(name) { growth.saturating_sub(answered) } else { growth };
+                if growth > 0 {
+                    all.push((host.clone(), *name, growth));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Waits until no processor is still at work on a packet that was received before the call.
+///
+/// The kernel receives packets in RCU read-side sections, and `MEMBARRIER_CMD_GLOBAL` (membarrier(2)) ends when all
+/// that had begun have ended. A kernel that has no such call, or is built for full tickless operation, is not waited for.
+pub fn received_is_processed() {
+    // SAFETY: the call takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "membarrier");
+    }
+}
+
+/// A counter of `snmp` or `netstat`, which have a line of names and a line of values for each protocol.
+pub(super) fn counter(text: &str, protocol: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(found, _)| *found == name);
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNMP: &str = "Ip: InHdrErrors InAddrErrors\nIp: 5 2\nIcmp: OutDestUnreachs OutTimeExcds\nIcmp: 1 3\n\
+                        IpExt: InNoRoutes\nIpExt: 9\n";
+
+    #[test]
+    fn a_counter_is_read_by_its_name() {
+        assert_eq!(counter(SNMP, "Ip", "InAddrErrors"), 2);
+        assert_eq!(counter(SNMP, "IpExt", "InNoRoutes"), 9);
+        assert_eq!(counter(SNMP, "Udp", "NoPorts"), 0);
+    }
+
+    #[test]
+    fn what_was_answered_was_not_dropped_silently() {
+        let drops = |csum, header, answered| {
+            let mut drops = vec![0; DROPS.len()];
+            (drops[0], drops[9]) = (csum, header);
+            KernelDrops([("a".to_owned(), Tally { drops, answered })].into())
+        };
+        let (before, after) = (drops(1, 10, 4), drops(2, 13, 6));
+        let expected = [("a".to_owned(), "InCsumErrors", 1), ("a".to_owned(), "InHdrErrors", 1)];
+        assert_eq!(after.since(&before), expected);
+        assert_eq!(after.since(&after), []);
+    }
+}

@@ -1,0 +1,237 @@
+//! Sending packets that no socket would, and seeing all that comes of them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use super::observe::{drops, icmp_sent};
+use super::{Runner, StepError};
+use crate::flow::{Cell, Crafted, Dropped, Journey, Key, Observation, Place, Probe};
+use crate::lab::kernel::received_is_processed;
+use crate::packet::craft::{self, Carries, Craft, Defects, Slice};
+use crate::probe::{self, Exit, RawSocket};
+use crate::suite::{Device, Envelope, Inject, Injected, Packet};
+
+/// How long what comes of a packet is waited for, on a machine that may have much else to do. Only what fails a case
+/// takes as long.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// The ports that UDP datagrams are from which are built, and then those that their tunnel datagrams are from: for as
+/// many packets no two are the same.
+const PORTS: u16 = 10_000;
+const FIRST_PORT: u16 = 40_000;
+const FIRST_OUTER_PORT: u16 = 50_000;
+
+/// A packet ready to be sent.
+struct Made {
+    probe: Probe,
+    /// What its host's raw socket is given.
+    octets: Vec<u8>,
+    /// The port of the socket that is to receive it, if it is for one.
+    port: Option<u16>,
+    /// The number in its marker.
+    marked: u32,
+}
+
+impl Runner<'_> {
+    pub(super) async fn inject(&mut self, inject: &Inject) -> Result<(), StepError> {
+        let first = self.probes + 1;
+        let mut matrix = inject.variants.as_ref().map(|_| crate::flow::Matrix::new(Cell::Octets));
+        for injected in inject.packets() {
+            let made = self.make(&inject.from, &injected, first)?;
+            let journey = self.send(inject, &injected, made).await?;
+            match (&mut matrix, injected.name) {
+                (Some(matrix), Some(name)) => matrix.push(&self.map, name, &journey),
+                _ => {
+                    let ladder = journey.ladder(&self.map);
+                    self.block(&ladder);
+                }
+            }
+        }
+        if let Some(matrix) = matrix {
+            self.block(&matrix.to_string());
+        }
+        Ok(())
+    }
+
+    /// Builds a packet. Fragments of one datagram have the marker of the `first`.
+    fn make(&mut self, from: &str, injected: &Injected<'_>, first: u32) -> Result<Made, StepError> {
+        let Injected { datagram: envelope, packet, .. } = injected;
+        let number = self.next_probe();
+        let marked =
+            if packet.fragment_offset.is_some() || packet.fragment_size.is_some() { first } else { number };
+        let word = |word: &Option<_>| self.word(word.as_deref());
+        let (source, to) = (word(&packet.from)?, word(&packet.to)?);
+        let craft = craft(packet, source, to, marked);
+        let inner = match &packet.hex {
+            Some(hex) => octets(hex),
+            None => craft.octets(marked),
+        };
+        let outer = (!envelope.is_empty()).then(|| port(FIRST_OUTER_PORT, number));
+        let outer = outer.map(|unique| envelope.source_port.unwrap_or(unique));
+        let made = match outer {
+            Some(port) => self.wrap(from, envelope, port, craft.id, &inner)?,
+            None => inner,
+        };
+        let whole = packet.hex.is_none() && craft.fragment.is_none() && craft.defects == Defects::default();
+        let crafted = Crafted {
+            marker: marked,
+            id: craft.id,
+            protocol: craft.carries.protocol(),
+            outer,
+            answerable: whole && matches!(craft.carries, Carries::Echo { .. }),
+        };
+        let probe = Probe {
+            number,
+            from: from.to_owned(),
+            source,
+            to,
+            ttl: craft.ttl,
+            size: craft.size,
+            df: false,
+            key: Key::Crafted(crafted),
+        };
+        Ok(Made { probe, octets: made, port: packet.port, marked })
+    }
+
+    /// Puts a packet in a tunnel datagram.
+    fn wrap(
+        &self,
+        from: &str,
+        envelope: &Envelope,
+        port: u16,
+        id: u16,
+        inner: &[u8],
+    ) -> Result<Vec<u8>, StepError> {
+        let source = self.word(envelope.source.as_deref().or(Some(from)))?;
+        let to = SocketAddrV4::new(self.word(envelope.to.as_deref())?, self.map.port);
+        Ok(craft::datagram(SocketAddrV4::new(source, port), to, id, inner))
+    }
+
+    /// The address that a word means; none is 0.0.0.0.
+    fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
+        let Some(word) = word else { return Ok(Ipv4Addr::UNSPECIFIED) };
+        let address = self.case.topology.address_of(word);
+        address.ok_or_else(|| StepError::Word { word: word.to_owned() })
+    }
+
+    /// Sends a packet and follows it and all that it causes.
+    async fn send(
+        &mut self,
+        inject: &Inject,
+        injected: &Injected<'_>,
+        made: Made,
+    ) -> Result<Journey, StepError> {
+        let namespace = self.lab.host(&inject.from)?.namespace.clone();
+        let device = self.lab.attachment(&inject.from).map(|attachment| attachment.device.clone());
+        let exit = match (inject.into, &injected.datagram.to) {
+            (Some(Device::Flannel0), _) => Exit::Device(device.as_deref().unwrap_or("flannel0")),
+            (None, Some(to)) => Exit::Routed(self.word(Some(to))?),
+            (None, None) => Exit::Routed(made.probe.to),
+        };
+        let listener =
+            match made.port.and_then(|port| Some((self.map.host_of(made.probe.to)?.to_owned(), port))) {
+                Some((host, port)) => Some(self.listener_at(&host, port)?),
+                None => None,
+            };
+        let socket = RawSocket::open(&namespace, exit)?;
+        let position = self.lab.recorder.position();
+        let kernels = self.lab.kernel_drops();
+        let before = self.counters.clone();
+        if injected.datagram.to.is_some() {
+            self.lab.note_injected(&inject.from);
+        }
+        socket.send(&made.octets).map_err(|source| probe::Error::Socket {
+            host: inject.from.to_string(),
+            doing: "sending the packet".to_owned(),
+            source,
+        })?;
+        let mut observation = Observation {
+            probe: made.probe,
+            frames: Vec::new(),
+            dropped: Vec::new(),
+            icmp_sent: Vec::new(),
+            faults: self.faults(),
+            answers: Vec::new(),
+            received: listener.as_ref().map(|_| 0),
+        };
+        let start = Instant::now();
+        let mut explained = None;
+        loop {
+            self.settle().await?;
+            observation.frames = self.lab.recorder.since(position);
+            observation.dropped = drops(&before, &self.counters);
+            let silent = self.lab.kernel_drops().since(&kernels);
+            observation.dropped.extend(silent.into_iter().map(|(host, reason, count)| Dropped {
+                host,
+                place: Place::Kernel,
+                reason: reason.to_owned(),
+                count,
+            }));
+            observation.icmp_sent = icmp_sent(&before, &self.counters);
+            if let (Some(listener), Some(received)) = (&listener, &mut observation.received) {
+                *received += listener.received(made.marked);
+            }
+            let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
+            // Kernels count more than what is lost.
+            journey.unattributed.retain(|drop| drop.place != Place::Kernel);
+            // Twice, for what it causes may follow it by some microseconds.
+            let seen = Some((observation.frames.len(), observation.dropped.clone()));
+            if !is_open(&journey) && explained == seen || start.elapsed() > SETTLED_WITHIN {
+                let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
+                journey.unattributed.retain(|drop| drop.place != Place::Kernel);
+                self.judge(&journey);
+                return Ok(journey);
+            }
+            explained = if is_open(&journey) { None } else { seen };
+            received_is_processed();
+        }
+    }
+}
+
+/// Whether something is still to come, as far as can be told: a packet whose end is not known, a count without its
+/// packet.
+fn is_open(journey: &Journey) -> bool {
+    journey.is_unexplained() || !journey.unattributed.is_empty() || !journey.unseen.is_empty()
+}
+
+/// A packet as the suite file asks for it, right where it does not say.
+fn craft(packet: &Packet, source: Ipv4Addr, destination: Ipv4Addr, number: u32) -> Craft {
+    // Not 0, in the place of which a raw socket puts another.
+    let id = 1 + (number % 0xffff) as u16;
+    let carries = match (packet.port, packet.icmp_type, packet.protocol) {
+        (Some(destination), ..) => Carries::Udp { source: port(FIRST_PORT, number), destination },
+        (_, Some(kind), _) => Carries::Icmp { kind },
+        (_, _, Some(protocol)) => Carries::Other { protocol },
+        _ => Carries::Echo { id, seq: 1 },
+    };
+    let is_fragment = packet.fragment_offset.is_some() || packet.fragment_size.is_some();
+    let slice = Slice { offset: packet.fragment_offset.unwrap_or(0), size: packet.fragment_size };
+    Craft {
+        source,
+        destination,
+        carries,
+        size: packet.size.unwrap_or(56),
+        ttl: packet.ttl.unwrap_or(64),
+        tos: packet.tos.unwrap_or(0),
+        id,
+        options: packet.options.as_deref().map(octets).unwrap_or_default(),
+        fragment: is_fragment.then_some(slice),
+        defects: Defects {
+            version: packet.version,
+            header_length: packet.header_length,
+            total_length: packet.total_length,
+            checksum: packet.bad_checksum.unwrap_or(false),
+            inner_checksum: packet.bad_inner_checksum.unwrap_or(false),
+            truncate_to: packet.truncate_to,
+            trailing: packet.trailing.unwrap_or(0),
+        },
+    }
+}
+
+/// Hexadecimal digits as octets. That they are such was checked with the suite file.
+fn octets(hex: &str) -> Vec<u8> {
+    crate::suite::hexadecimal(hex).unwrap_or_default()
+}
+
+fn port(first: u16, number: u32) -> u16 {
+    first + (number % u32::from(PORTS)) as u16
+}

@@ -1,0 +1,144 @@
+//! Whether the packets of an `inject` can be built and sent.
+
+use std::ops::Range;
+
+use super::{Check, MAX_SWEEP, is_address};
+use crate::suite::mistake::{Mistake, suggest};
+use crate::suite::step::{Envelope, Inject, Injected, Packet};
+use crate::suite::text::{Text, hexadecimal};
+use crate::topology::Host;
+
+/// The longest options that a header has room for.
+const MAX_OPTIONS: usize = 40;
+/// The longest packet that a tunnel datagram has room for.
+const MAX_PACKET: usize = 65_507;
+
+impl Check<'_> {
+    /// Checks an `inject` whose name stands at `at`.
+    pub(super) fn inject(&mut self, inject: &Inject, at: Range<usize>) {
+        self.injector(inject);
+        let packets = inject.packets();
+        if packets.len() > MAX_SWEEP {
+            let message = format!("{} variants are more than a matrix has rows for", packets.len());
+            let mistake = Mistake::new(at.clone(), message, "too many");
+            self.mistakes.push(mistake.help(format!("take at most {MAX_SWEEP}")));
+        }
+        if inject.into.is_some() && packets.iter().any(|packet| !packet.datagram.is_empty()) {
+            let mistake =
+                Mistake::new(at.clone(), "a packet goes `into` a device or in a `datagram`", "both");
+            self.mistakes.push(mistake.help("take out one of the two"));
+        }
+        for Injected { datagram, packet, .. } in &packets {
+            self.envelope(datagram, &at);
+            self.packet(packet, &at);
+            if packet.to.is_none() && datagram.is_empty() && inject.into.is_none() {
+                self.lacks(
+                    &at,
+                    "the packet has nowhere to go",
+                    "give it a `to`, or a `datagram`, or a device",
+                );
+            }
+        }
+    }
+
+    /// Checks who sends.
+    fn injector(&mut self, inject: &Inject) {
+        match self.topology.host(&inject.from) {
+            Some(Host::Node(_)) => {}
+            Some(Host::Container(_) | Host::Machine(_)) if inject.into.is_none() => {}
+            Some(Host::Container(_) | Host::Machine(_)) => {
+                let help = suggest("", self.nodes(), "nodes");
+                let message = format!("`{}` is no node, and has no tunnel device", inject.from);
+                self.mistake(&inject.from, message, "no such device there", help);
+            }
+            Some(Host::Member(_)) | None => {
+                let help = suggest(&inject.from, self.senders(), "hosts that can send");
+                let message = format!("`{}` is no container, node or machine of the lab", inject.from);
+                self.mistake(&inject.from, message, "cannot send", help);
+            }
+        }
+    }
+
+    fn envelope(&mut self, envelope: &Envelope, at: &Range<usize>) {
+        if !envelope.is_empty() && envelope.to.is_none() {
+            self.lacks(at, "the datagram has no `to`", "name the node that it is sent to");
+        }
+        for address in [&envelope.to, &envelope.source].into_iter().flatten() {
+            self.end(address);
+        }
+    }
+
+    fn packet(&mut self, packet: &Packet, at: &Range<usize>) {
+        if let Some(hex) = &packet.hex {
+            self.hex(hex, MAX_PACKET);
+            if *packet != (Packet { hex: packet.hex.clone(), ..Packet::default() }) {
+                self.mistake(
+                    hex,
+                    "`hex` is all of the packet".to_owned(),
+                    "and more",
+                    "take out all other keys",
+                );
+            }
+            return;
+        }
+        for (end, what) in [(&packet.from, "from"), (&packet.to, "to")] {
+            match end {
+                Some(end) => self.end(end),
+                None => {
+                    let message = format!("the packet has no `{what}`");
+                    self.lacks(at, &message, "give a host or an address, or the whole packet as `hex`");
+                }
+            }
+        }
+        let kinds = [packet.port.is_some(), packet.icmp_type.is_some(), packet.protocol.is_some()];
+        if kinds.into_iter().filter(|given| *given).count() > 1 {
+            self.lacks(at, "a packet has one protocol", "take one of `port`, `icmp-type` and `protocol`");
+        }
+        if packet.fragment_offset.is_some_and(|offset| offset % 8 != 0) {
+            self.lacks(at, "a fragment begins at a multiple of 8", "`fragment-offset` is in octets");
+        }
+        if let Some(options) = &packet.options
+            && self.hex(options, MAX_OPTIONS).is_some_and(|octets| octets % 4 != 0)
+        {
+            let help = "end them with 00, and fill up with more of it";
+            self.mistake(
+                options,
+                "options have a multiple of four octets".to_owned(),
+                "not a multiple",
+                help,
+            );
+        }
+    }
+
+    fn end(&mut self, word: &Text) {
+        if self.topology.host(word).is_none() && !is_address(word) {
+            let help = suggest(word, self.hosts(), "an IPv4 address, or a host");
+            let message = format!("the lab has no host `{word}`, and it is no address");
+            self.mistake(word, message, "no such host", help);
+        }
+    }
+
+    /// Checks hexadecimal digits: of how many octets they are.
+    fn hex(&mut self, text: &Text, most: usize) -> Option<usize> {
+        match hexadecimal(text) {
+            Some(octets) if octets.len() <= most => return Some(octets.len()),
+            Some(octets) => {
+                let message = format!("{} octets are too many", octets.len());
+                self.mistake(text, message, "too long", format!("take at most {most}"));
+            }
+            None => {
+                let help = "two digits make an octet; blanks between octets are passed over: \"45 00\"";
+                self.mistake(text, "these are no octets".to_owned(), "not hexadecimal", help);
+            }
+        }
+        None
+    }
+
+    fn lacks(&mut self, at: &Range<usize>, message: &str, help: &str) {
+        let mistake = Mistake::new(at.clone(), message, "in this step").help(help);
+        // The same of every variant is said once.
+        if !self.mistakes.contains(&mistake) {
+            self.mistakes.push(mistake);
+        }
+    }
+}
