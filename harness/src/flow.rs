@@ -32,6 +32,6 @@ pub use observation::{
     Answer, Crafted, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe,
 };
 pub use paint::{Ink, paint, spans};
-pub use sort::{Part, Quoted, Sorted, sort};
+pub use sort::{Part, Quoted, Sorted, fingerprint, sort};
 pub use stream::{Epoch, Paths, Summary};
 pub use verdict::{End, Verdict};

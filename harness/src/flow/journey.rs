@@ -244,7 +244,9 @@ fn located(map: &Map, observation: &Observation) -> BTreeMap<Part, Vec<Located>>
     for frame in &observation.frames {
         let packet = match Packet::parse(frame, map.port) {
             Packet::Ipv4(packet) => packet,
-            Packet::Malformed(_) if observation.probe.is_crafted() => Ipv4::salvage(frame.network_octets()),
+            Packet::Malformed(_) | Packet::Ipv6(_) if observation.probe.is_crafted() => {
+                Ipv4::salvage(frame.network_octets())
+            }
             _ => continue,
         };
         let part = match packet.payload {

@@ -116,7 +116,10 @@ impl Flow {
             what(packet, self.part, seq)
         )];
         fields.push(format!("ttl {}", packet.ttl));
-        fields.push(length(&hop.inner_lengths(), hop.is_incomplete()));
+        match packet.fragment.filter(|_| probe.is_crafted()) {
+            Some(fragment) => fields.push(format!("len {}  octets from {}", packet.len, fragment.offset)),
+            None => fields.push(length(&hop.inner_lengths(), hop.is_incomplete())),
+        }
         fields.extend(traits(packet));
         if let (Some(about), Payload::Icmp(Icmp::Error { quote: Some(quote), .. })) =
             (self.about, &packet.payload)
@@ -182,8 +185,8 @@ fn traits(packet: &Ipv4) -> Vec<String> {
     if packet.tos != 0 {
         traits.push(tos(packet.tos));
     }
-    if packet.options > 0 {
-        traits.push(format!("options {}", packet.options));
+    if !packet.options.is_empty() {
+        traits.push(format!("options {}", packet.options.len()));
     }
     traits
 }
@@ -211,6 +214,7 @@ fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
             packet.transport_checksum().is_bad().then(|| "BAD checksum".to_owned()),
             marked.is_some_and(|marked| marked.altered).then(|| "payload ALTERED".to_owned()),
             (packet.trailing > 0).then(|| format!("{} octets of junk after it", packet.trailing)),
+            (packet.missing > 0).then(|| format!("{} octets MISSING", packet.missing)),
         ]
     };
     let known = before.map(found).unwrap_or_default();
@@ -281,8 +285,10 @@ fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) 
     if was.tos != is.tos {
         list.push(if is.tos == 0 { "tos 0".to_owned() } else { tos(is.tos) });
     }
-    if was.options != is.options {
-        list.push(format!("options {}", is.options));
+    if was.options.len() != is.options.len() {
+        list.push(format!("options {}", is.options.len()));
+    } else if was.options != is.options {
+        list.push("options rewritten".to_owned());
     }
     list.extend(defects(is, Some(was)));
     match (before.outer(), hop.outer()) {

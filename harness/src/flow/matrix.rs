@@ -140,7 +140,8 @@ impl Cell {
 fn octets(packet: &Ipv4) -> usize {
     match &packet.payload {
         Payload::Udp(udp) if udp.tunnelled != Tunnelled::No => usize::from(udp.len.saturating_sub(8)),
-        _ => usize::from(packet.len) + packet.trailing,
+        Payload::Malformed => packet.len.into(),
+        _ => (20 + packet.options.len()).max(packet.len.into()) + packet.trailing - packet.missing,
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Crafted {
     pub protocol: u8,
     /// The port that its tunnel datagram was sent from, if it was sent in one.
     pub outer: Option<u16>,
+    /// Of its octets ([`fingerprint`](super::fingerprint)), for one that is too short for anything else.
+    pub fingerprint: u64,
     /// Whether the kernel that it is for answers it, if nothing is wrong with it: a whole echo request.
     pub answerable: bool,
 }

@@ -176,9 +176,17 @@ fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
     }
 }
 
+/// Tells octets from others (FNV-1a).
+pub fn fingerprint(octets: &[u8]) -> u64 {
+    octets
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// What a frame that is no IPv4 packet is to a probe that was built field by field.
 pub(super) fn claim_malformed(probe: &Probe, frame: &Frame, salvaged: &Ipv4) -> Option<Part> {
     let Key::Crafted(crafted) = probe.key else { return None };
     let marked = marker::find(&frame.octets).is_some_and(|marked| marked.number == crafted.marker);
-    (marked || is_crafted(probe, crafted, salvaged)).then_some(Part::Request)
+    let same = fingerprint(frame.network_octets()) == crafted.fingerprint;
+    (marked || same || is_crafted(probe, crafted, salvaged)).then_some(Part::Request)
 }

@@ -7,13 +7,14 @@ use super::Lab;
 
 /// Counters of packets that a kernel drops without a word to anybody, the most specific first (proc_pid_net(5), `snmp`
 /// and `netstat`; meanings in RFC 4293 and the kernel's snmp_counter.rst).
-const DROPS: [(&str, &str); 11] = [
+const DROPS: [(&str, &str); 12] = [
     ("IpExt", "InCsumErrors"),
     ("IpExt", "InTruncatedPkts"),
     ("Udp", "InCsumErrors"),
     ("Icmp", "InCsumErrors"),
     ("Tcp", "InCsumErrors"),
     ("TcpExt", "IPReversePathFilter"),
+    ("IpExt", "ReasmOverlaps"),
     ("Ip", "ReasmFails"),
     ("Ip", "InAddrErrors"),
     ("IpExt", "InNoRoutes"),
@@ -110,7 +111,7 @@ mod tests {
     fn what_was_answered_was_not_dropped_silently() {
         let drops = |csum, header, answered| {
             let mut drops = vec![0; DROPS.len()];
-            (drops[0], drops[9]) = (csum, header);
+            (drops[0], drops[10]) = (csum, header);
             KernelDrops([("a".to_owned(), Tally { drops, answered })].into())
         };
         let (before, after) = (drops(1, 10, 4), drops(2, 13, 6));

@@ -27,10 +27,12 @@ pub struct Ipv4 {
     pub fragment: Option<Fragment>,
     /// The header checksum.
     pub checksum: Checksum,
-    /// Length of the options in octets, 0..=40.
-    pub options: usize,
+    /// The options, 0 to 40 octets.
+    pub options: Vec<u8>,
     /// Octets after the end that the header declares; Ethernet padding is not counted.
     pub trailing: usize,
+    /// Octets before that end that are not there.
+    pub missing: usize,
     /// IANA's protocol number.
     pub protocol: u8,
     /// What it carries.
@@ -86,8 +88,9 @@ impl Ipv4 {
             df: header.dont_fragment(),
             fragment,
             checksum: if reading.quoted { Checksum::Unverified } else { Checksum::over(&[header.slice()]) },
-            options: header.options().len(),
+            options: header.options().to_vec(),
             trailing: if reading.tight { octets.len().saturating_sub(declared) } else { 0 },
+            missing: if reading.quoted { 0 } else { declared.saturating_sub(octets.len()) },
             protocol: header.protocol().0,
             payload: Payload::Other,
         };
@@ -119,8 +122,9 @@ impl Ipv4 {
             df: false,
             fragment: None,
             checksum: Checksum::Unverified,
-            options: 0,
+            options: Vec::new(),
             trailing: 0,
+            missing: 0,
             protocol: octet(9),
             payload: Payload::Malformed,
         }
@@ -183,6 +187,6 @@ impl Ipv4 {
     /// Length of the payload in octets, as the header says.
     #[must_use]
     pub fn payload_len(&self) -> u16 {
-        self.len.saturating_sub(20 + u16::try_from(self.options).unwrap_or_default())
+        self.len.saturating_sub(20 + u16::try_from(self.options.len()).unwrap_or_default())
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::observe::{drops, icmp_sent};
 use super::{Runner, StepError};
-use crate::flow::{Cell, Crafted, Dropped, Journey, Key, Observation, Place, Probe};
+use crate::flow::{Cell, Crafted, Dropped, End, Journey, Key, Observation, Place, Probe, fingerprint};
 use crate::lab::kernel::received_is_processed;
 use crate::packet::craft::{self, Carries, Craft, Defects, Slice};
 use crate::probe::{self, Exit, RawSocket};
@@ -69,7 +69,7 @@ impl Runner<'_> {
         let outer = outer.map(|unique| envelope.source_port.unwrap_or(unique));
         let made = match outer {
             Some(port) => self.wrap(from, envelope, port, craft.id, &inner)?,
-            None => inner,
+            None => inner.clone(),
         };
         let whole = packet.hex.is_none() && craft.fragment.is_none() && craft.defects == Defects::default();
         let crafted = Crafted {
@@ -77,6 +77,7 @@ impl Runner<'_> {
             id: craft.id,
             protocol: craft.carries.protocol(),
             outer,
+            fingerprint: fingerprint(&inner),
             answerable: whole && matches!(craft.carries, Carries::Echo { .. }),
         };
         let probe = Probe {
@@ -173,9 +174,11 @@ impl Runner<'_> {
             let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
             // Kernels count more than what is lost.
             journey.unattributed.retain(|drop| drop.place != Place::Kernel);
-            // Twice, for what it causes may follow it by some microseconds.
+            // Twice, for what a kernel makes of it may follow it by some microseconds. A relay counts last of all.
             let seen = Some((observation.frames.len(), observation.dropped.clone()));
-            if !is_open(&journey) && explained == seen || start.elapsed() > SETTLED_WITHIN {
+            if !is_open(&journey) && (explained == seen || ended_in_relay(&journey))
+                || start.elapsed() > SETTLED_WITHIN
+            {
                 let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
                 journey.unattributed.retain(|drop| drop.place != Place::Kernel);
                 self.judge(&journey);
@@ -191,6 +194,12 @@ impl Runner<'_> {
 /// packet.
 fn is_open(journey: &Journey) -> bool {
     journey.is_unexplained() || !journey.unattributed.is_empty() || !journey.unseen.is_empty()
+}
+
+/// Whether a relay dropped it, and had sent by then whatever it was to send about that.
+fn ended_in_relay(journey: &Journey) -> bool {
+    let end = journey.request().map(|flow| &flow.end);
+    matches!(end, Some(End::Dropped { place: Place::RelayOutbound | Place::RelayInbound, .. }))
 }
 
 /// A packet as the suite file asks for it, right where it does not say.

@@ -38,6 +38,7 @@ fn from_b(craft: &Craft) -> Probe {
         id: craft.id,
         protocol: craft.carries.protocol(),
         outer: Some(OUTER_PORT),
+        fingerprint: fingerprint(&craft.octets(1)),
         answerable: *craft == echo(),
     };
     Probe {

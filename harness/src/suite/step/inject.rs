@@ -165,13 +165,18 @@ impl Inject {
             let (datagram, packet) = (self.datagram.clone(), self.packet.clone());
             return vec![Injected { name: None, datagram, packet }];
         };
-        let lay =
-            |variant: &'_ Variant| (variant.datagram.over(&self.datagram), variant.packet.over(&self.packet));
-        let injected = |variant| {
-            let (datagram, packet) = lay(variant);
+        let injected = |variant: &'_ Variant| {
+            let datagram = variant.datagram.over(&self.datagram);
+            // Octets leave no room for anything else.
+            let whole = variant.packet.hex.is_some();
+            let packet = if whole { variant.packet.clone() } else { variant.packet.over(&self.packet) };
+            (datagram, packet)
+        };
+        let named = |variant| {
+            let (datagram, packet) = injected(variant);
             Injected { name: Some(&variant.name), datagram, packet }
         };
-        variants.iter().map(injected).collect()
+        variants.iter().map(named).collect()
     }
 }
 
