@@ -38,6 +38,8 @@ use crate::{
     name = "relay",
     disable_version_flag = true,
     max_term_width = 100,
+    // As with Go's flag package: of a flag given twice the last one counts.
+    args_override_self = true,
     override_usage = "relay [OPTIONS]\n       relay status [--json]\n       relay routes [--json]"
 )]
 pub struct Options {

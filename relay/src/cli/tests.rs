@@ -47,6 +47,14 @@ fn defaults_are_flanneld_s() {
 }
 
 #[test]
+fn of_a_flag_given_twice_the_last_one_counts() {
+    let config = parse(&["--ip-masq", "--public-ip=192.0.2.1", "--ip-masq=false", "--public-ip=192.0.2.2"]);
+    let config = config.unwrap().into_config();
+    assert!(!config.filter.masquerade);
+    assert_eq!(config.underlay.public_ip, Some(Ipv4Addr::new(192, 0, 2, 2)));
+}
+
+#[test]
 fn the_verbosity_is_a_number() {
     for arguments in [&["-v=2"][..], &["-v", "2"], &["--v=2"]] {
         assert_eq!(parse(arguments).unwrap().verbosity, 2);
