@@ -130,10 +130,11 @@ async fn judge(
     error: Option<crate::run::Error>,
     directory: &Path,
 ) -> Verdict {
-    let unrecorded = runner.lab.recorder.lost();
+    let unrecorded = runner.lab.recorder.lost() + runner.lab.missed_by_shapers();
     if unrecorded > 0 {
         return Verdict::Inconclusive(format!(
-            "the kernel had no room for {unrecorded} packets of the recording; it ran with too much beside it"
+            "the kernel had no room for {unrecorded} packets of the recording, or of a shaper; it ran with too much \
+             beside it"
         ));
     }
     let mut findings = runner.problems().to_vec();

@@ -31,6 +31,7 @@ pub mod kernel;
 mod leaks;
 mod quiet;
 mod registry;
+pub mod shaper;
 
 use host::Host;
 pub use quiet::Breach;
@@ -107,6 +108,7 @@ pub struct Lab {
     injected: BTreeMap<String, u64>,
     etcd: Option<etcd::Cluster>,
     cuts: cut::Cuts,
+    shapers: shaper::Shapers,
 }
 
 /// Why a lab could not be built or changed.
@@ -140,6 +142,14 @@ pub enum Error {
     Dir {
         /// The directory.
         path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A shaper.
+    #[error("{doing}: {source}")]
+    Shaper {
+        /// What was being done.
+        doing: String,
         /// The cause.
         source: std::io::Error,
     },
@@ -198,6 +208,7 @@ impl Lab {
             injected: BTreeMap::new(),
             etcd: None,
             cuts: cut::Cuts::default(),
+            shapers: shaper::Shapers::default(),
         };
         let switch = lab.add_host(SWITCH).await?;
         switch.netlink.add_bridge(SWITCH).await?;
@@ -535,7 +546,7 @@ impl Lab {
     fn is_port(&self, bridge: &str, host: &str) -> bool {
         match self.topology.container(host) {
             Some(container) => container.node == bridge,
-            None => bridge == SWITCH,
+            None => bridge == SWITCH && !self.shapers.stand_before(host),
         }
     }
 }
@@ -545,6 +556,7 @@ impl Drop for Lab {
         // Whatever holds a namespace goes first: while one is held, its file is a mount point.
         self.daemons.clear();
         self.etcd = None;
+        self.shapers = shaper::Shapers::default();
         self.hosts.clear();
         // netns-rs binds the namespaces' directory to itself.
         if let Err(error) = umount2(&self.dir.join(NAMESPACES), MntFlags::MNT_DETACH) {

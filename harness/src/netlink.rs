@@ -198,6 +198,43 @@ impl Netlink {
         self.handle.link().add(near_end.build()).execute().await.map_err(self.refused(doing))
     }
 
+    /// Makes a link a port of `bridge`.
+    ///
+    /// # Errors
+    /// When there is no such link or bridge, or the kernel refuses.
+    pub async fn attach(&self, link: &str, bridge: &str) -> Result<(), Error> {
+        let bridge = self.index(bridge).await?;
+        self.set_controller(link, bridge).await
+    }
+
+    /// Takes a link off its bridge.
+    ///
+    /// # Errors
+    /// When there is no such link or the kernel refuses.
+    pub async fn detach(&self, link: &str) -> Result<(), Error> {
+        self.set_controller(link, 0).await
+    }
+
+    async fn set_controller(&self, link: &str, controller: u32) -> Result<(), Error> {
+        let doing = match controller {
+            0 => format!("taking link `{link}` off its bridge"),
+            _ => format!("making link `{link}` a port of a bridge"),
+        };
+        let index = self.link(link, &doing).await?.header.index;
+        let message = LinkUnspec::new_with_index(index).controller(controller).build();
+        self.handle.link().set(message).execute().await.map_err(self.refused(doing))
+    }
+
+    /// Deletes a link, and its peer if it is a veth.
+    ///
+    /// # Errors
+    /// When there is no such link or the kernel refuses.
+    pub async fn delete(&self, link: &str) -> Result<(), Error> {
+        let doing = format!("deleting link `{link}`");
+        let index = self.link(link, &doing).await?.header.index;
+        self.handle.link().del(index).execute().await.map_err(self.refused(doing))
+    }
+
     /// Adds an address to a link.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod host;
 mod inject;
 mod observe;
 mod relay;
+mod shape;
 mod step;
 mod stream;
 

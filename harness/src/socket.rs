@@ -4,6 +4,8 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::AsRawFd;
 
+use socket2::{SockAddr, SockAddrStorage};
+
 /// Octets of a control message's header, `struct cmsghdr` (cmsg(3)).
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
 
@@ -16,6 +18,44 @@ pub(crate) fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: li
     // SAFETY: `value` outlives the call, and `len` is its size.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The address of an interface for a packet socket (packet(7)): to bind it to, where index 0 is every interface, or to send
+/// to the hardware address `to`. `protocol` is an EtherType in the host's byte order.
+pub(crate) fn packet_address(index: u32, protocol: u16, to: Option<[u8; 6]>) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is plain data and fits in sockaddr_storage.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = index.cast_signed();
+    if let Some(to) = to {
+        address.sll_halen = 6;
+        address.sll_addr = [to[0], to[1], to[2], to[3], to[4], to[5], 0, 0];
+    }
+    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+    // SAFETY: the storage holds a sockaddr_ll of `len` octets.
+    unsafe { SockAddr::new(storage, len) }
+}
+
+/// How many packets a packet socket had no room for since it was last asked (packet(7), `PACKET_STATISTICS`).
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn packet_drops(socket: &impl AsRawFd) -> io::Result<u32> {
+    let mut raw = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut len = libc::socklen_t::try_from(size_of::<libc::tpacket_stats>()).unwrap_or(0);
+    // SAFETY: `raw` and `len` outlive the call, and `len` is the size of `raw`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut raw).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(raw.tp_drops) }
 }
 
 /// The first `len` octets of a control buffer.

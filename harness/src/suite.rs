@@ -24,8 +24,8 @@ pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
     By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, ExpectLog, ExpectMetric, Heal, Inject,
     Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Ping, PingAll, PutKey, PutLease,
-    Readdress, Relay, Repeat, Shape, StartRelay, Step, Stream, SubnetFile, Sweep, Traceroute, Udp, Variant,
-    WaitRoute,
+    Readdress, Relay, Repeat, Shape, Shaping, StartRelay, Step, Stream, SubnetFile, Sweep, Toward,
+    Traceroute, Udp, Unshaping, Variant, WaitRoute,
 };
 pub(crate) use text::hexadecimal;
 pub use text::{Pairs, Run, Text, Values};

@@ -177,7 +177,7 @@ impl Recorder {
     pub fn lost(&self) -> u64 {
         let mut recording = lock(&self.recording);
         for tap in &self.taps {
-            recording.lost += tap.socket.get_ref().statistics().map_or(0, |counts| u64::from(counts.drops));
+            recording.lost += tap.socket.get_ref().drops().map_or(0, u64::from);
         }
         recording.lost
     }

@@ -1,18 +1,17 @@
 //! A packet socket on all interfaces of a namespace.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::frame::{Direction, Link};
 use super::ring::Ring;
 use super::slot::{OFFLOAD_HEADER_LEN, Slot};
-use crate::socket::set_option;
+use crate::socket::{packet_address, packet_drops, set_option};
 
 /// The largest frame: a 64 KiB super-packet with its link header.
 const FRAME_LEN: usize = 65_536 + 64 + OFFLOAD_HEADER_LEN;
@@ -55,15 +54,6 @@ pub struct Capture {
     pub segment: Option<u16>,
 }
 
-/// What the kernel counted at a socket since it was last asked (`PACKET_STATISTICS`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Packets that passed the socket's interface, dropped ones included.
-    pub packets: u32,
-    /// Packets of those that the socket had no room for, at all or in full.
-    pub drops: u32,
-}
-
 impl PacketSocket {
     /// Opens a socket in the namespace of the calling thread.
     ///
@@ -82,7 +72,7 @@ impl PacketSocket {
         // Before the ring, which the kernel lays out by it.
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         let ring = Ring::open(&socket)?;
-        socket.bind(&every_interface())?;
+        socket.bind(&packet_address(0, libc::ETH_P_ALL as u16, None))?;
         Ok(Self { socket, ring: Mutex::new(ring), truncated: AtomicU32::new(0) })
     }
 
@@ -138,28 +128,13 @@ impl PacketSocket {
         Ok(octets)
     }
 
-    /// Counts since the last call.
+    /// How many packets the socket had no room for, at all or in full, since the last call.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn statistics(&self) -> io::Result<Statistics> {
-        let mut raw = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
-        let mut len = libc::socklen_t::try_from(size_of::<libc::tpacket_stats>()).unwrap_or(0);
-        // SAFETY: `raw` and `len` outlive the call, and `len` is the size of `raw`.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut raw).cast(),
-                &raw mut len,
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
+    pub fn drops(&self) -> io::Result<u32> {
         let truncated = self.truncated.swap(0, Ordering::Relaxed);
-        Ok(Statistics { packets: raw.tp_packets, drops: raw.tp_drops.saturating_add(truncated) })
+        Ok(packet_drops(&self.socket)?.saturating_add(truncated))
     }
 }
 
@@ -191,16 +166,4 @@ const NOT_LOOPBACK: [SockFilter; 4] = [
 
 const fn filter(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter::new(code as u16, jt, jf, k)
-}
-
-/// The address that binds a packet socket to every protocol of every interface.
-fn every_interface() -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is plain data and fits in sockaddr_storage.
-    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
-    // SAFETY: the storage holds a sockaddr_ll of `len` octets.
-    unsafe { SockAddr::new(storage, len) }
 }

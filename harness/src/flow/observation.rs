@@ -119,15 +119,18 @@ pub enum Place {
     RelayInbound,
     /// The kernel.
     Kernel,
+    /// The shaper between the host and the underlay.
+    Shaper,
 }
 
 impl Place {
-    /// `relay` or `kernel`.
+    /// `relay`, `kernel` or `shaper`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::RelayOutbound | Self::RelayInbound => "relay",
             Self::Kernel => "kernel",
+            Self::Shaper => "shaper",
         }
     }
 }

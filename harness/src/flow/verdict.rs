@@ -165,6 +165,9 @@ impl<'a> Ledger<'a> {
         {
             return End::Dropped { host: host.to_owned(), place, reason };
         }
+        if let Some((host, reason)) = self.shaped(map, last) {
+            return End::Dropped { host, place: Place::Shaper, reason };
+        }
         let arrived = last.direction == Direction::In && !last.encapsulated();
         if arrived && map.has(host, packet.destination) {
             return match self.take(host, Place::Kernel, last) {
@@ -183,6 +186,30 @@ impl<'a> Ledger<'a> {
             return End::Astray { host: host.to_owned() };
         }
         End::Open { fault: self.fault(map, last) }
+    }
+
+    /// What a shaper dropped on the way from this hop, or of the fragments that were to pass it.
+    fn shaped(&mut self, map: &Map, last: &Hop) -> Option<(String, String)> {
+        let dropped_here = match (last.point.role, last.direction) {
+            (Role::Underlay, Direction::Out) => true,
+            (Role::Underlay, Direction::In) => last.is_incomplete(),
+            _ => false,
+        };
+        if !dropped_here {
+            return None;
+        }
+        let sender =
+            last.first().and_then(|packet| map.host_of(packet.source)).unwrap_or_default().to_owned();
+        let ahead = self.ahead(map, last).map(|host| host.unwrap_or_default().to_owned());
+        let (host, reason) = [&sender, &ahead[0], &ahead[1]]
+            .into_iter()
+            .find_map(|host| Some((host.clone(), self.take(host, Place::Shaper, last)?)))?;
+        // Each fragment is dropped by itself, and the packet is lost once.
+        if last.first().is_some_and(|packet| packet.fragment.is_some()) {
+            self.dropped
+                .retain(|drop| drop.place != Place::Shaper || drop.reason != reason || drop.host != host);
+        }
+        Some((host, reason))
     }
 
     /// The host that has the packet, and the one that it was about to reach.

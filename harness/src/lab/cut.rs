@@ -16,8 +16,9 @@ pub(super) struct Cuts {
 }
 
 impl Cuts {
-    /// The rules that stand for all of them, in the place of those before, as nft(8) reads them.
-    fn rules(&self) -> String {
+    /// The rules that stand for all of them, in the place of those before, as nft(8) reads them. `port_to` is the bridge's
+    /// port that leads to a host.
+    fn rules<'a>(&'a self, port_to: impl Fn(&'a str) -> &'a str) -> String {
         // Declared first, so that there is one to delete; the kernel takes the whole text as one change.
         let mut text = "table bridge cuts\ndelete table bridge cuts\n".to_owned();
         if self.pairs.is_empty() {
@@ -25,6 +26,7 @@ impl Cuts {
         }
         text += "table bridge cuts {\n  chain forward {\n    type filter hook forward priority 0\n";
         for (from, to) in &self.pairs {
+            let (from, to) = (port_to(from), port_to(to));
             // Writing to a String cannot fail.
             let _ = writeln!(text, "    iifname \"{from}\" oifname \"{to}\" ether type != arp drop");
         }
@@ -60,8 +62,13 @@ impl Lab {
         self.cuts.pairs.iter().map(|(from, to)| (from.as_str(), to.as_str()))
     }
 
-    fn apply_cuts(&self) -> Result<(), Error> {
-        Ok(self.host(SWITCH)?.run("nft", &["-f", "-"], &self.cuts.rules())?)
+    /// Has the switch drop what is cut now, by the ports that lead to each host now.
+    pub(super) fn apply_cuts(&self) -> Result<(), Error> {
+        Ok(self.host(SWITCH)?.run(
+            "nft",
+            &["-f", "-"],
+            &self.cuts.rules(|host| self.shapers.port_to(host)),
+        )?)
     }
 }
 
@@ -72,10 +79,10 @@ mod tests {
     #[test]
     fn each_directed_pair_is_a_rule_and_none_leaves_no_table() {
         let mut cuts = Cuts::default();
-        assert_eq!(cuts.rules(), "table bridge cuts\ndelete table bridge cuts\n");
+        assert_eq!(cuts.rules(|host| host), "table bridge cuts\ndelete table bridge cuts\n");
         cuts.pairs.insert(("a".to_owned(), "etcd".to_owned()));
-        let rules = cuts.rules();
-        assert!(rules.contains("    iifname \"a\" oifname \"etcd\" ether type != arp drop\n"), "{rules}");
-        assert!(!rules.contains("iifname \"etcd\""), "{rules}");
+        let rules = cuts.rules(|host| if host == "etcd" { "shaped_0" } else { host });
+        assert!(rules.contains("    iifname \"a\" oifname \"shaped_0\" ether type != arp drop\n"), "{rules}");
+        assert!(!rules.contains("oifname \"a\""), "{rules}");
     }
 }

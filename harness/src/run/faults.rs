@@ -66,6 +66,11 @@ impl Runner<'_> {
         }
     }
 
+    /// Notes a fault that began at `began` and is over.
+    pub(super) fn broke(&mut self, fault: Fault, began: Duration) {
+        self.episodes.push(Episode { fault, since: began, until: Some(now()) });
+    }
+
     /// What was broken on purpose when a packet of which these frames were seen was under way.
     pub(super) fn faults_met(&self, frames: &[Frame]) -> Vec<Fault> {
         let met = self.episodes.iter().filter(|episode| episode.meets(frames));

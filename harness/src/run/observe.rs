@@ -36,10 +36,11 @@ impl Runner<'_> {
         let namespace = self.lab.host(&shot.from)?.namespace.clone();
         let listener = self.listener(shot)?;
         let position = self.lab.recorder.position();
+        let shaped = self.lab.shaped_so_far();
         let (sender, refused) = Sender::shoot(&namespace, shot)?;
         let mut answers = Vec::from_iter(refused);
         if answers.is_empty() {
-            answers.extend(self.outcome(&sender, listener.as_deref()).await?);
+            answers.extend(self.outcome(&sender, listener.as_deref(), shaped).await?);
         }
         let before = std::mem::take(&mut self.counters);
         self.settle().await?;
@@ -51,9 +52,17 @@ impl Runner<'_> {
             // The kernel found no way, and so no source: the host is named by its own address.
             probe.source = self.lab.topology.address_of(&probe.from).unwrap_or(probe.source);
         }
+        let frames = self.lab.recorder.since(position);
+        let mut dropped = drops(&before, &self.counters);
+        let shaped = self.lab.shaped_since(shaped);
+        if !shaped.is_empty() {
+            let probes = std::slice::from_ref(&probe);
+            let sorted = super::shape::sort(probes, frames.clone(), shaped, self.map.port);
+            dropped.extend(sorted.into_values().flat_map(|(_, dropped)| dropped));
+        }
         Ok(Observation {
-            frames: self.lab.recorder.since(position),
-            dropped: drops(&before, &self.counters),
+            frames,
+            dropped,
             icmp_sent: icmp_sent(&before, &self.counters),
             faults: self.faults(),
             answers,
@@ -85,6 +94,7 @@ impl Runner<'_> {
         &self,
         sender: &Sender,
         listener: Option<&Listener>,
+        shaped: usize,
     ) -> Result<Option<Answer>, StepError> {
         let start = Instant::now();
         let arrival = async {
@@ -99,6 +109,7 @@ impl Runner<'_> {
             tokio::select! {
                 answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
                     Ok(answer) => return Ok(Some(answer?)),
+                    Err(_) if self.lab.shaped_so_far() > shaped => return Ok(None),
                     Err(_) if self.was_dropped_silently().await? => return Ok(None),
                     Err(_) => {}
                 },

@@ -62,6 +62,8 @@ impl Runner<'_> {
             Step::Readdress(readdress) => self.readdress(readdress).await?,
             Step::Cut(cut) => self.lab.cut(cut.pairs())?,
             Step::Heal(heal) => self.lab.heal(heal.pairs())?,
+            Step::Shape(shaping) => self.shape(shaping).await?,
+            Step::Unshape(unshaping) => self.unshape(&unshaping.host).await?,
             Step::Exec(exec) => self.exec(exec).await?,
             Step::Listen(listen) => self.listen(listen)?,
             Step::Repeat(repeat) => self.repeat(repeat).await?,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::observe::ANSWERED_WITHIN;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{self, Answer, Journey, Observation, Probe, Summary};
+use crate::flow::{Answer, Journey, Observation, Probe, Summary};
 use crate::netns::Namespace;
 use crate::overlay::Counters;
 use crate::probe::{Sender, Shot, ShotKind};
@@ -25,6 +25,8 @@ struct Pinger {
     from: String,
     to: Ipv4Addr,
     every: Duration,
+    /// Octets of payload.
+    size: u16,
     first_number: u32,
     /// How many it sends; none for as many as it takes.
     count: Option<u32>,
@@ -42,8 +44,15 @@ impl Pinger {
             let number = self.first_number + sent.get();
             let seq = u16::try_from(sent.get() + 1).unwrap_or(u16::MAX);
             let kind = ShotKind::Echo { id: (number & 0xffff) as u16, seq };
-            let shot =
-                Shot { number, from: self.from.clone(), to: self.to, ttl: 64, size: 56, df: false, kind };
+            let shot = Shot {
+                number,
+                from: self.from.clone(),
+                to: self.to,
+                ttl: 64,
+                size: self.size,
+                df: false,
+                kind,
+            };
             let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
             self.sent.push((sender, Vec::from_iter(refused)));
             sent.set(sent.get() + 1);
@@ -69,6 +78,7 @@ impl Runner<'_> {
             from: stream.from.to_string(),
             to,
             every,
+            size: stream.size(),
             first_number: self.probes + 1,
             count: stream.count.map(u32::from),
             sent: Vec::new(),
@@ -77,6 +87,7 @@ impl Runner<'_> {
         self.probes += MAX_PROBES;
         let before = self.counters.clone();
         let position = self.lab.recorder.position();
+        let shaped = self.lab.shaped_so_far();
         let (sent, ending) = (Cell::new(0), Cell::new(None));
         let steps = async {
             let done = self.inner_steps(stream, &sent, every).await;
@@ -86,7 +97,7 @@ impl Runner<'_> {
         // Either one's failure ends both: the steps wait for the stream, and the stream for them.
         let (pinger, ()) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
         self.settle().await?;
-        self.conclude(stream, pinger, position, &before)
+        self.conclude(stream, pinger, (position, shaped), &before)
     }
 
     /// Does the steps once the stream flows, and lets it flow for as long as it is to last.
@@ -123,6 +134,10 @@ impl Runner<'_> {
         for journey in copied {
             self.judge(journey);
         }
+        for journey in journeys.iter().filter(|journey| !journey.unattributed.is_empty()) {
+            let ladder = journey.ladder(&self.map);
+            self.problem(format!("a drop was counted that lost nothing:\n{}", ladder.trim_end()));
+        }
         let mut counted = 0;
         for (node, counters) in &self.counters {
             let before = before.get(node).cloned().unwrap_or_default();
@@ -142,21 +157,23 @@ impl Runner<'_> {
         &mut self,
         stream: &Stream,
         pinger: Pinger,
-        position: Position,
+        (position, shaped): (Position, usize),
         before: &BTreeMap<String, Counters>,
     ) -> Result<(), StepError> {
         let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
-        let mut frames = flow::sort(&probes, self.lab.recorder.since(position), self.map.port).probes;
+        let shaped = self.lab.shaped_since(shaped);
+        let mut sorted =
+            super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
         let mut journeys = Vec::new();
         for (sender, mut answers) in pinger.sent {
             while let Some(answer) = sender.answer_now()? {
                 answers.push(answer);
             }
-            let frames = frames.remove(&sender.probe.number).unwrap_or_default();
+            let (frames, dropped) = sorted.remove(&sender.probe.number).unwrap_or_default();
             let observation = Observation {
                 faults: self.faults_met(&frames),
                 frames,
-                dropped: Vec::new(),
+                dropped,
                 icmp_sent: Vec::new(),
                 answers,
                 received: None,

@@ -10,12 +10,15 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::File;
 use super::mistake::{Mistake, suggest};
-use super::step::{Etcd, Exec, LEADER, MAX_SIZE, Outcome, Probe, StartRelay, Step, Stream};
+use super::step::{Exec, MAX_SIZE, Outcome, Probe, StartRelay, Step};
 use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
 mod cut;
 mod inject;
+mod registry;
+mod shape;
+mod stream;
 
 /// A matrix of more rows is read by nobody.
 const MAX_SWEEP: usize = 256;
@@ -32,6 +35,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         members,
         leader_stopped: false,
         cuts: BTreeSet::new(),
+        shaped: BTreeSet::new(),
         mistakes: Vec::new(),
     };
     if file.about.trim().is_empty() {
@@ -56,6 +60,8 @@ struct Check<'a> {
     leader_stopped: bool,
     /// The directed pairs of hosts that are cut before it.
     cuts: BTreeSet<(String, String)>,
+    /// The hosts whose links are shaped before it.
+    shaped: BTreeSet<String>,
     mistakes: Vec<Mistake>,
 }
 
@@ -149,6 +155,8 @@ impl Check<'_> {
             Step::Link(link) => self.host(&link.host),
             Step::Cut(cut) => self.cut(cut, at),
             Step::Heal(heal) => self.heal(heal, at),
+            Step::Shape(shaping) => self.shape(shaping, at),
+            Step::Unshape(unshaping) => self.unshape(unshaping),
             Step::Readdress(readdress) => {
                 self.node(&readdress.node);
                 let within = |address: Ipv4Addr| self.topology.underlay.contains(&address);
@@ -209,24 +217,6 @@ impl Check<'_> {
     fn running(&mut self, node: &Text) {
         if self.node(node) && !self.relays.contains(node.as_str()) {
             self.not_running(node);
-        }
-    }
-
-    /// Checks that the relays that are waited for run.
-    fn seen_by(&mut self, nodes: Option<&[Text]>) {
-        nodes.into_iter().flatten().for_each(|node| self.running(node));
-    }
-
-    /// Checks that a stream has something to last for.
-    fn stream(&mut self, stream: &Stream, at: Range<usize>) {
-        if stream.during.is_empty() && stream.lasts_ms.is_none() && stream.count.is_none() {
-            let mistake = Mistake::new(at, "this stream ends as soon as it flows", "lasts for nothing");
-            let help = "give it steps to go on meanwhile (`during`), a time (`lasts-ms`) or a `count`";
-            self.mistakes.push(mistake.help(help));
-        } else if stream.count.is_some() && (!stream.during.is_empty() || stream.lasts_ms.is_some()) {
-            let message = "a stream has a `count`, or goes on for `lasts-ms` and `during`";
-            let mistake = Mistake::new(at, message, "has both");
-            self.mistakes.push(mistake.help("take one of the two out"));
         }
     }
 
@@ -352,38 +342,6 @@ impl Check<'_> {
                 "cannot own a lease",
                 help,
             );
-        }
-    }
-
-    fn etcd(&mut self, etcd: &Etcd, at: Range<usize>, start: bool) {
-        let topology = self.topology;
-        let known = topology.members.iter().map(|member| member.name.as_str());
-        let (member, written) = (etcd.member(), etcd.member.as_deref().unwrap_or_default());
-        if member == LEADER {
-            if self.leader_stopped != start {
-                let message = if start { "no leader was stopped" } else { "the leader was stopped already" };
-                let mistake = Mistake::new(at, message, "changes nothing");
-                self.mistakes.push(mistake.help("take the step out, or put its opposite before it"));
-            }
-            self.leader_stopped = !start;
-            return;
-        }
-        if topology.member(member).is_none() {
-            let (at, message, label) = match &etcd.member {
-                Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),
-                None => (at, "which etcd member?".to_owned(), "needs `member`"),
-            };
-            return self
-                .mistakes
-                .push(Mistake::new(at, message, label).help(suggest(written, known, "members")));
-        }
-        let changed =
-            if start { self.members.insert(member.to_owned()) } else { self.members.remove(member) };
-        if !changed {
-            let message =
-                format!("{member} {} at this step", if start { "runs already" } else { "does not run" });
-            let help = "take the step out, or put its opposite before it";
-            self.mistakes.push(Mistake::new(at, message, "changes nothing").help(help));
         }
     }
 

@@ -10,12 +10,14 @@ mod host;
 mod inject;
 mod registry;
 mod relay;
+mod shape;
 
 pub use cut::{Cut, Heal};
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
 pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
+pub use shape::{Shaping, Toward, Unshaping};
 
 /// TTL of a probe that says nothing else.
 const TTL: u8 = 64;
@@ -72,6 +74,10 @@ pub enum Step {
     Cut(Cut),
     /// Undoes cuts.
     Heal(Heal),
+    /// Makes a host's link to the underlay slow, narrow or lossy. ARP passes at once and untouched.
+    Shape(Shaping),
+    /// Makes it good again, and shows why datagrams were dropped. What was held is sent at once.
+    Unshape(Unshaping),
     /// Gives a node another address on the underlay in the place of the one it has.
     Readdress(Readdress),
     /// Runs a program in a host.
@@ -315,6 +321,9 @@ pub struct Stream {
     #[serde(default = "Stream::every_ms")]
     #[schemars(range(min = 1, max = 1000))]
     pub every_ms: u16,
+    /// Octets of payload, after the ICMP header.
+    #[schemars(range(min = 0, max = 1400), extend("default" = 56))]
+    pub size: Option<u16>,
     /// How many pings may stay without a reply before the case fails.
     #[serde(default)]
     #[schemars(range(min = 0, max = 65535))]
@@ -332,6 +341,16 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Octets of payload of each ping.
+    pub fn size(&self) -> u16 {
+        self.size.unwrap_or(SIZE)
+    }
+
+    /// What its title says of the size.
+    pub(super) fn size_knob(&self) -> Option<String> {
+        self.size.filter(|size| *size != SIZE).map(|size| format!("size {size}"))
+    }
+
     pub(super) fn every_ms() -> u16 {
         10
     }

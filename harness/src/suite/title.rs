@@ -88,9 +88,12 @@ impl Step {
                 (format!("heal {} and {}", list(from), list(to)), vec![])
             }
             Self::Heal(_) => ("heal".to_owned(), vec![]),
+            Self::Shape(shaping) => (format!("shape {}", shaping.host), shaping.knobs()),
+            Self::Unshape(unshaping) => (format!("unshape {}", unshaping.host), vec![]),
             Self::Stream(stream) => {
                 let every = unless(stream.every_ms, Stream::every_ms(), "every").map(|every| every + " ms");
                 let mut knobs = Vec::from_iter(every);
+                knobs.extend(stream.size_knob());
                 knobs.extend(unless(stream.max_lost, 0, "max-lost"));
                 knobs.extend(stream.count.map(|count| format!("count {count}")));
                 knobs.extend(stream.lasts_ms.map(|lasts| format!("lasts {lasts} ms")));
@@ -175,6 +178,12 @@ mod tests {
             ("cut = { from = ['a', 'b'], to = ['etcd'] }", "cut a, b from etcd"),
             ("cut = { from = ['etcd'], to = ['a'], one-way = true }", "cut etcd from a  one-way"),
             ("heal = {}", "heal"),
+            ("shape = { host = 'b', one-way = 'in', loss-percent = 5 }", "shape b  inwards  loss 5 %"),
+            (
+                "shape = { host = 'b', delay-ms = 20, reorder-percent = 1, rate-kbit = 64, queue = 9 }",
+                "shape b  delay 20 ms  reorder 1 %  rate 64 kbit/s  queue 9",
+            ),
+            ("unshape = { host = 'b' }", "unshape b"),
             ("heal = { from = ['a'], to = ['b'] }", "heal a and b"),
             ("stream = { from = 'c1', to = 'c2', during = [] }", "stream c1 > c2"),
             (
