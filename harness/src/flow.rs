@@ -14,6 +14,7 @@ mod map;
 mod matrix;
 mod mesh;
 mod observation;
+mod order;
 mod paint;
 mod sort;
 mod stream;
@@ -31,6 +32,7 @@ pub use mesh::Mesh;
 pub use observation::{
     Answer, Crafted, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe,
 };
+pub use order::{Disorder, disorders};
 pub use paint::{Ink, paint, spans};
 pub use sort::{Part, Quoted, Sorted, fingerprint, sort};
 pub use stream::{Epoch, Paths, Summary};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::observe::ANSWERED_WITHIN;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{Answer, Journey, Observation, Probe, Summary};
+use crate::flow::{self, Answer, Disorder, Journey, Observation, Part, Probe, Summary};
 use crate::netns::Namespace;
 use crate::overlay::Counters;
 use crate::probe::{Sender, Shot, ShotKind};
@@ -152,6 +152,20 @@ impl Runner<'_> {
         }
     }
 
+    /// Shows where packets overtook each other between hosts. That they do so within one is a problem.
+    fn show_disorder(&mut self, journeys: &[Journey]) {
+        for (part, what) in [(Part::Request, "requests"), (Part::Reply, "replies")] {
+            for Disorder { from, to, by } in flow::disorders(journeys, part) {
+                match by {
+                    Some(host) => {
+                        self.problem(format!("{host} changed the order of {what} from {from} to {to}"));
+                    }
+                    None => self.block(&format!("{what} changed their order from {from} to {to}")),
+                }
+            }
+        }
+    }
+
     /// Shows which paths the stream took, and judges its losses.
     fn conclude(
         &mut self,
@@ -184,6 +198,7 @@ impl Runner<'_> {
         self.judge_stream(&journeys, before);
         let summary = Summary::new(&self.map, &journeys);
         self.block(&summary.text(stream.count.is_some()));
+        self.show_disorder(&journeys);
         let lost = summary.lost;
         if lost > usize::from(stream.max_lost) {
             let sent = journeys.len();

@@ -93,6 +93,12 @@ impl Recording {
         Self { observation, clock: 1_000 }
     }
 
+    /// Goes on at a time, in microseconds.
+    pub(super) fn at(mut self, clock: u64) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Records a packet at a point, a microsecond after the one before.
     pub(super) fn seen(self, place: &str, packet: &Build) -> Self {
         self.octets(place, &packet.octets())

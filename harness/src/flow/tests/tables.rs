@@ -25,6 +25,39 @@ fn expiring(ttl: u8) -> Recording {
     recording.seen("a cni0 >", &error).seen("c1 eth0 <", &error).refused(Kind::TIME_EXCEEDED, from)
 }
 
+/// Pings of which each leaves a at the first time, arrives at b at the second, and is handed on at the third.
+fn passing(times: &[[u64; 3]]) -> Vec<Journey> {
+    let ping = ping(62, 56);
+    let recording = |[left, arrived, handed_on]: &[u64; 3]| {
+        Recording::of(probe(64, 56))
+            .at(*left)
+            .tunnelled("a eth0 >", A, B, &ping)
+            .at(*arrived)
+            .tunnelled("b eth0 <", A, B, &ping)
+            .at(*handed_on)
+            .seen("b flannel0 <", &ping.clone().ttl(61))
+    };
+    times.iter().map(|times| recording(times).journey()).collect()
+}
+
+#[test]
+fn a_stream_whose_packets_keep_their_order_has_no_disorder() {
+    assert_eq!(disorders(&passing(&[[10, 20, 40], [11, 22, 41], [13, 24, 42]]), Part::Request), []);
+    assert_eq!(disorders(&[], Part::Request), []);
+}
+
+#[test]
+fn disorder_between_hosts_is_told_from_disorder_that_a_host_makes() {
+    let told = |times: &[[u64; 3]]| {
+        let disorders = disorders(&passing(times), Part::Request).into_iter();
+        disorders.map(|Disorder { from, to, by }| (from, to, by)).collect::<Vec<_>>()
+    };
+    let between = ("a eth0 >".to_owned(), "b eth0 <".to_owned(), None);
+    assert_eq!(told(&[[10, 30, 40], [11, 20, 21]]), [between]);
+    let within = ("b eth0 <".to_owned(), "b flannel0 <".to_owned(), Some("b".to_owned()));
+    assert_eq!(told(&[[10, 20, 40], [11, 30, 31]]), [within]);
+}
+
 fn ttl_sweep() -> Matrix {
     let mut matrix = Matrix::new(Cell::Ttl);
     for ttl in 1..=3 {

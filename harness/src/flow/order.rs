@@ -1,0 +1,48 @@
+//! Whether packets keep their order from one point of their way to the next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Flow, Hop, Journey, Part};
+
+/// Two points that follow each other on a way, between which packets changed their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disorder {
+    /// The first point: `a eth0 >`.
+    pub from: String,
+    /// The point after it.
+    pub to: String,
+    /// The host that both are of: it did it. None if it happened between hosts.
+    pub by: Option<String>,
+}
+
+/// Where packets of a stream that are `part` of their journeys changed their order, on the longest of their ways. Of a
+/// packet that passes a point twice the first passage counts.
+#[must_use]
+pub fn disorders(journeys: &[Journey], part: Part) -> Vec<Disorder> {
+    let flows: Vec<&Flow> =
+        journeys.iter().filter_map(|journey| journey.flows.iter().find(|flow| flow.part == part)).collect();
+    let Some(longest) = flows.iter().max_by_key(|flow| flow.hops.len()) else { return Vec::new() };
+    let mut disorders = Vec::new();
+    for (before, after) in longest.hops.iter().zip(longest.hops.iter().skip(1)) {
+        let (earlier, later) = (passages(&flows, before), passages(&flows, after));
+        let order = |at: &BTreeMap<usize, Duration>, other: &BTreeMap<usize, Duration>| {
+            let both = at.iter().filter(|(packet, _)| other.contains_key(packet));
+            let mut order: Vec<(Duration, usize)> = both.map(|(packet, at)| (*at, *packet)).collect();
+            order.sort_unstable();
+            order.into_iter().map(|(_, packet)| packet).collect::<Vec<_>>()
+        };
+        if order(&earlier, &later) != order(&later, &earlier) {
+            let (from, to) = (before.place(), after.place());
+            let by = (before.point.host == after.point.host).then(|| before.point.host.clone());
+            disorders.push(Disorder { from, to, by });
+        }
+    }
+    disorders
+}
+
+/// When each flow passed a point, by the flow's index.
+fn passages(flows: &[&Flow], point: &Hop) -> BTreeMap<usize, Duration> {
+    let passage = |flow: &Flow| flow.hops.iter().find(|hop| hop.passes_same_point(point)).map(Hop::at);
+    flows.iter().enumerate().filter_map(|(index, flow)| Some((index, passage(flow)?))).collect()
+}
