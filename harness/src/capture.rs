@@ -1,5 +1,6 @@
 //! Recording of every packet at every interface of interest.
 
+mod filter;
 pub mod frame;
 pub mod pcapng;
 pub mod recorder;
@@ -7,3 +8,5 @@ mod ring;
 pub mod run;
 mod slot;
 pub mod socket;
+
+pub use filter::FLOOD_PORTS;

@@ -26,6 +26,7 @@ use crate::wait::{self, TimedOut};
 
 mod cut;
 mod drawing;
+mod flood;
 pub mod host;
 pub mod kernel;
 mod leaks;
@@ -106,6 +107,8 @@ pub struct Lab {
     baselines: BTreeMap<String, quiet::Baseline>,
     /// Tunnel datagrams that a host sent and its daemon did not.
     injected: BTreeMap<String, u64>,
+    /// Packets of floods, which no interface is recorded to have seen.
+    unrecorded: u64,
     etcd: Option<etcd::Cluster>,
     cuts: cut::Cuts,
     shapers: shaper::Shapers,
@@ -206,6 +209,7 @@ impl Lab {
             silent: BTreeSet::new(),
             baselines: BTreeMap::new(),
             injected: BTreeMap::new(),
+            unrecorded: 0,
             etcd: None,
             cuts: cut::Cuts::default(),
             shapers: shaper::Shapers::default(),

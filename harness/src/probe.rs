@@ -13,10 +13,15 @@ use crate::packet::marker;
 use crate::socket::set_option;
 
 mod error_queue;
+mod flooder;
 mod raw;
 
 use error_queue::QueuedError;
+pub use flooder::{Fill, Flooder};
 pub use raw::{Exit, RawSocket};
+
+/// Octets of memory for what waits at a listener.
+const LISTENER_BUFFER_LEN: libc::c_int = 8 << 20;
 
 /// What is sent, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,6 +228,8 @@ impl Listener {
         let open = || {
             let socket = std::net::UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
             socket.set_nonblocking(true)?;
+            // For floods. Without privilege the default has to do.
+            let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, LISTENER_BUFFER_LEN);
             tokio::net::UdpSocket::from_std(socket)
         };
         let socket = namespace.run(open)?.map_err(|source| Error::Socket {

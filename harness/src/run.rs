@@ -12,6 +12,7 @@ use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 
 mod faults;
+mod flood;
 mod host;
 mod inject;
 mod observe;
@@ -162,7 +163,11 @@ impl<'a> Runner<'a> {
                 self.settle().await.map_err(error(index, step))?;
             }
             self.heading(step);
-            let done = self.step(step).await.map_err(error(index, step));
+            let done = match self.step(step).await {
+                Ok(()) => self.lab.end_floods().await.map_err(StepError::from),
+                Err(error) => Err(error),
+            };
+            let done = done.map_err(error(index, step));
             progress(index, step, self.text.get(before..));
             done?;
         }

@@ -22,9 +22,9 @@ pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
 pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
-    By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, ExpectLog, ExpectMetric, Heal, Inject,
-    Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Ping, PingAll, PutKey, PutLease,
-    Readdress, Relay, Repeat, Shape, Shaping, StartRelay, Step, Stream, SubnetFile, Sweep, Toward,
+    By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, ExpectLog, ExpectMetric, Flood, Heal,
+    Inject, Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Ping, PingAll, PutKey,
+    PutLease, Readdress, Relay, Repeat, Shape, Shaping, StartRelay, Step, Stream, SubnetFile, Sweep, Toward,
     Traceroute, Udp, Unshaping, Variant, WaitRoute,
 };
 pub(crate) use text::hexadecimal;

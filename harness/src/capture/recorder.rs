@@ -128,6 +128,19 @@ impl Recorder {
         }
     }
 
+    /// Whether floods are recorded from now on ([`FLOOD_PORTS`](super::FLOOD_PORTS)), as they are at first.
+    ///
+    /// # Errors
+    /// When a packet socket takes no filter.
+    pub fn record_floods(&self, record: bool) -> Result<(), Error> {
+        let port = lock(&self.recording).port;
+        for tap in &self.taps {
+            let error = |source| Error::Socket { host: tap.host.name.clone(), source };
+            tap.socket.get_ref().record_floods(record, port).map_err(error)?;
+        }
+        Ok(())
+    }
+
     /// Ends the recording, with all sockets closed side by side: for each the kernel waits as it did at the start.
     pub async fn end(&mut self) {
         let taps = std::mem::take(&mut self.taps);

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, SockFilter, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
+use super::filter;
 use super::frame::{Direction, Link};
 use super::ring::Ring;
 use super::slot::{OFFLOAD_HEADER_LEN, Slot};
@@ -68,12 +69,23 @@ impl PacketSocket {
         if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, len).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
         }
-        socket.attach_filter(&NOT_LOOPBACK)?;
+        socket.attach_filter(&filter::NOT_LOOPBACK)?;
         // Before the ring, which the kernel lays out by it.
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         let ring = Ring::open(&socket)?;
         socket.bind(&packet_address(0, libc::ETH_P_ALL as u16, None))?;
         Ok(Self { socket, ring: Mutex::new(ring), truncated: AtomicU32::new(0) })
+    }
+
+    /// Whether floods are recorded from now on, as they are at first. `port` is the tunnel's.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub fn record_floods(&self, record: bool, port: u16) -> io::Result<()> {
+        match record {
+            true => self.socket.attach_filter(&filter::NOT_LOOPBACK),
+            false => self.socket.attach_filter(&filter::without_floods(port)),
+        }
     }
 
     /// The name of an interface of the socket's namespace (netdevice(7), `SIOCGIFNAME`), unless it is gone.
@@ -148,22 +160,4 @@ impl AsRawFd for PacketSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
-}
-
-/// Drops what passes `lo`, which has index 1 in every namespace: the lab's own questions to the daemons.
-const NOT_LOOPBACK: [SockFilter; 4] = [
-    // A = skb->dev->ifindex (linux/filter.h, ancillary data)
-    filter(
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        0,
-        0,
-        (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX).cast_unsigned(),
-    ),
-    filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 1),
-    filter(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-];
-
-const fn filter(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
-    SockFilter::new(code as u16, jt, jf, k)
 }

@@ -81,7 +81,7 @@ impl Lab {
                     Ok(None) => return Ok(Ok(None)),
                     Err(error) => return Ok(Err(error.into())),
                 };
-                match disagreement(&counters, &baseline.counters, &seen) {
+                match disagreement(&counters, &baseline.counters, &seen, self.unrecorded) {
                     None => Ok(Ok(Some(counters))),
                     Some(what) => {
                         last.what.clone_from(&what);
@@ -125,6 +125,16 @@ impl Lab {
             all.extend(daemon.counters().await?.map(|counters| (node.clone(), counters)));
         }
         Ok(all)
+    }
+
+    /// Compares every daemon and its interfaces from here on.
+    pub(super) async fn rebase(&mut self) -> Result<(), Error> {
+        for (node, counters) in self.counters().await? {
+            let device = self.attachments.get(&node).map_or("", |attachment| &attachment.device);
+            let seen = self.seen(&node, device)?;
+            self.baselines.insert(node, Baseline { seen, counters });
+        }
+        Ok(())
     }
 
     /// Notes that a host was made to send a tunnel datagram that is none of its daemon's.
@@ -190,31 +200,56 @@ impl Totals {
     }
 }
 
-/// The first equation between a daemon's counters and its interfaces that does not hold.
-fn disagreement(counters: &Counters, before: &Counters, seen: &Seen) -> Option<String> {
+/// The first equation between a daemon's counters and its interfaces that does not hold. The daemon may have counted up
+/// to `unrecorded` packets that its interfaces have not.
+fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded: u64) -> Option<String> {
     let dropped = |way| counters.dropped(way).saturating_sub(before.dropped(way));
     let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
     let counters = Totals::since(counters, before);
     // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them.
     let kept = seen.datagrams_in.saturating_sub(counters.received).min(seen.undeliverable);
+    // By how much the left side may exceed the right, and the right the left.
+    let (equal, left_more, right_more) = ((0, 0), (unrecorded, 0), (0, unrecorded));
     let equations = [
-        ("packets sent to its device", seen.to_device, "packets that it read", counters.device_read),
-        ("datagrams received by eth0", seen.datagrams_in, "those it received", counters.received + kept),
-        ("packets that it read", counters.device_read, "those it sent or dropped", counters.sent + outbound),
+        (
+            "packets sent to its device",
+            seen.to_device,
+            "packets that it read",
+            counters.device_read,
+            right_more,
+        ),
+        (
+            "datagrams received by eth0",
+            seen.datagrams_in,
+            "those it received",
+            counters.received + kept,
+            right_more,
+        ),
+        (
+            "packets that it read",
+            counters.device_read,
+            "those it sent or dropped",
+            counters.sent + outbound,
+            equal,
+        ),
         (
             "datagrams that it received",
             counters.received,
             "those it wrote or dropped",
             counters.device_written + inbound,
+            equal,
         ),
-        ("datagrams that it sent", counters.sent, "datagrams sent by eth0", seen.datagrams_out),
+        ("datagrams that it sent", counters.sent, "datagrams sent by eth0", seen.datagrams_out, left_more),
         (
             "packets that it wrote",
             counters.device_written,
             "packets received from its device",
             seen.from_device,
+            left_more,
         ),
     ];
-    let broken = equations.iter().find(|(_, left, _, right)| left != right)?;
+    let holds =
+        |left: u64, right: u64, (more, less): (u64, u64)| left <= right + more && right <= left + less;
+    let broken = equations.iter().find(|(_, left, _, right, by)| !holds(*left, *right, *by))?;
     Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
 }

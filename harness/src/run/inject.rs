@@ -108,7 +108,7 @@ impl Runner<'_> {
     }
 
     /// The address that a word means; none is 0.0.0.0.
-    fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
+    pub(super) fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
         let Some(word) = word else { return Ok(Ipv4Addr::UNSPECIFIED) };
         let address = self.case.topology.address_of(word);
         address.ok_or_else(|| StepError::Word { word: word.to_owned() })

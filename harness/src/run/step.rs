@@ -31,6 +31,7 @@ impl Runner<'_> {
             Step::Ping(ping) => self.ping(ping).await?,
             Step::PingAll(_) => self.ping_all().await?,
             Step::Udp(udp) => self.udp(udp).await?,
+            Step::Flood(flood) => self.flood(flood).await?,
             Step::Inject(inject) => self.inject(inject).await?,
             Step::Traceroute(traceroute) => self.traceroute(traceroute).await?,
             Step::Stream(stream) => self.stream(stream).await?,

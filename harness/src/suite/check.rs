@@ -15,6 +15,7 @@ use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
 mod cut;
+mod flood;
 mod inject;
 mod registry;
 mod shape;
@@ -119,6 +120,7 @@ impl Check<'_> {
                 self.way(&udp.from, &udp.to);
                 self.probe(udp.probe(), at, false);
             }
+            Step::Flood(flood) => self.flood(flood, at),
             Step::Inject(inject) => self.inject(inject, at),
             Step::Traceroute(traceroute) => self.way(&traceroute.from, &traceroute.to),
             Step::PutLease(lease) => {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::text::{Text, Values};
 
 mod cut;
+mod flood;
 mod host;
 mod inject;
 mod registry;
@@ -13,6 +14,8 @@ mod relay;
 mod shape;
 
 pub use cut::{Cut, Heal};
+pub use flood::Flood;
+pub(super) use flood::MAX_SECONDS;
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
 pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
@@ -40,6 +43,9 @@ pub enum Step {
     Udp(Udp),
     /// Sends a packet that no socket would, built field by field, and follows it.
     Inject(Box<Inject>),
+    /// Sends many UDP datagrams, which nobody follows one by one: they are in no recording, and what becomes of them is
+    /// told by what the daemons count, and by what becomes of others meanwhile.
+    Flood(Flood),
     /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
     Traceroute(Traceroute),
     /// Writes a lease to etcd, in the place of whatever has its key, and waits until every running relay knows it.

@@ -27,6 +27,7 @@ impl Step {
                 knobs.extend(udp.probe().knobs());
                 (format!("udp {} > {}", udp.from, udp.to), knobs)
             }
+            Self::Flood(flood) => flood.title(),
             Self::Inject(inject) => inject.title(),
             Self::Traceroute(Traceroute { from, to, by, max }) => {
                 let mut knobs = Vec::from_iter((*by == By::Icmp).then(|| "by icmp".to_owned()));
@@ -205,6 +206,14 @@ mod tests {
             (
                 "inject = { from = 'c', datagram = { to = 'a' }, packet = { hex = '45' } }",
                 "inject from c  hex 45  in udp c > a",
+            ),
+            (
+                "flood = { from = 'c1', to = 'c2', packets = 10, rate = 1000, max-lost = 0 }",
+                "flood c1 > c2  10 packets  1000 a second  max-lost 0",
+            ),
+            (
+                "flood = { from = 'a', to = 'b', packets = 10, rate = 5, port = 8285, size = 1400 }",
+                "flood a > b  10 packets  5 a second  port 8285  size 1400",
             ),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),

@@ -1,0 +1,28 @@
+//! Whether a `flood` is one that ends.
+
+use std::ops::Range;
+
+use super::Check;
+use crate::suite::mistake::Mistake;
+use crate::suite::step::{Flood, MAX_SECONDS};
+
+impl Check<'_> {
+    /// Checks a `flood` whose name stands at `at`.
+    pub(super) fn flood(&mut self, flood: &Flood, at: Range<usize>) {
+        self.way(&flood.from, &flood.to);
+        if flood.packets > flood.rate.saturating_mul(MAX_SECONDS) {
+            let message = format!("{} packets take more than {MAX_SECONDS} s at that rate", flood.packets);
+            let mistake = Mistake::new(at.clone(), message, "too long");
+            self.mistakes.push(mistake.help("send fewer, or faster"));
+        }
+        if flood.max_lost.is_some() && self.topology.address_of(&flood.to).is_none_or(|to| !self.is_host(to))
+        {
+            let mistake = Mistake::new(at, "nobody counts what arrives there", "`max-lost` has no receiver");
+            self.mistakes.push(mistake.help("flood a host of the lab, or take `max-lost` out"));
+        }
+    }
+
+    fn is_host(&self, address: std::net::Ipv4Addr) -> bool {
+        self.topology.hosts().any(|host| host.address() == address)
+    }
+}
