@@ -52,6 +52,13 @@ pub enum Event<'a> {
         /// The step.
         step: &'a Step,
     },
+    /// It has failed, and its lab is kept until a line is read from standard input.
+    Kept {
+        /// What is said of the failure.
+        report: &'a str,
+        /// The lab as a drawing, and how to get into its hosts.
+        lab: &'a str,
+    },
     /// A step is done, or could not be.
     Seen {
         /// What it has added to the text.
@@ -59,12 +66,22 @@ pub enum Event<'a> {
     },
 }
 
-/// Runs the case of a suite file and compares it with its snapshot. Where something is wrong, a report with the whole
-/// recording is left under `failures`.
+/// What is done with a case that fails.
+#[derive(Debug, Clone, Copy)]
+pub struct OnFailure<'a> {
+    /// Where its report goes, with the whole recording.
+    pub reports: &'a Path,
+    /// Whether the report of an earlier run stays when the case passes.
+    pub keep_report: bool,
+    /// Whether its lab is kept until a line is read from standard input, for somebody to look around.
+    pub keep_lab: bool,
+}
+
+/// Runs the case of a suite file and compares it with its snapshot.
 pub fn execute(
     workshop: &Workshop,
     found: &Found,
-    failures: &Path,
+    on_failure: OnFailure<'_>,
     mut tell: impl FnMut(Event<'_>),
 ) -> Outcome {
     let case = match Case::load(&found.path) {
@@ -77,10 +94,11 @@ pub fn execute(
             return Outcome::without_run(Verdict::Failed(format!("starting the event loop: {error}")));
         }
     };
-    let directory = failures.join(&found.name);
-    let mut outcome = runtime.block_on(attempt(workshop, &case, &directory, &mut tell));
+    let directory = on_failure.reports.join(&found.name);
+    let on_failure = OnFailure { reports: &directory, ..on_failure };
+    let mut outcome = runtime.block_on(attempt(workshop, &case, on_failure, &mut tell));
     if matches!(outcome.verdict, Verdict::Inconclusive(_)) {
-        outcome = runtime.block_on(attempt(workshop, &case, &directory, &mut tell));
+        outcome = runtime.block_on(attempt(workshop, &case, on_failure, &mut tell));
         outcome.repeated = true;
     }
     outcome
@@ -95,7 +113,7 @@ impl Outcome {
 async fn attempt(
     workshop: &Workshop,
     case: &Case,
-    directory: &Path,
+    on_failure: OnFailure<'_>,
     tell: &mut impl FnMut(Event<'_>),
 ) -> Outcome {
     tell(Event::Building);
@@ -115,7 +133,17 @@ async fn attempt(
     let done = tokio::time::timeout(ENDED_WITHIN, steps).await;
     let done = done.unwrap_or(Err(crate::run::Error::Endless { within: ENDED_WITHIN }));
     let steps = start.elapsed().saturating_sub(build);
-    let mut verdict = judge(&mut runner, case, done.err(), directory).await;
+    let mut verdict = judge(&mut runner, case, done.err(), on_failure).await;
+    if on_failure.keep_lab
+        && let Verdict::Failed(report) = &verdict
+    {
+        let lab = format!("{}\n{}", runner.lab.drawing(), runner.lab.ways_in());
+        tell(Event::Kept { report, lab: &lab });
+        let line = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+        if !matches!(line.await, Ok(Ok(_))) {
+            tracing::warn!("standard input cannot be read: the lab is not kept");
+        }
+    }
     let Run { text, timings, leaks, .. } = runner.end(build, steps).await;
     if !leaks.is_empty() && matches!(verdict, Verdict::Passed) {
         verdict = Verdict::Failed(format!("the case left behind:\n  {}", leaks.join("\n  ")));
@@ -128,7 +156,7 @@ async fn judge(
     runner: &mut Runner<'_>,
     case: &Case,
     error: Option<crate::run::Error>,
-    directory: &Path,
+    on_failure: OnFailure<'_>,
 ) -> Verdict {
     let unrecorded = runner.lab.recorder.lost() + runner.lab.missed_by_shapers();
     if unrecorded > 0 {
@@ -157,10 +185,13 @@ async fn judge(
         },
     }
     if findings.is_empty() {
-        report::discard(directory);
+        if !on_failure.keep_report {
+            report::discard(on_failure.reports);
+        }
         return Verdict::Passed;
     }
-    Verdict::Failed(report::write(runner, case, &findings, expected.as_deref(), pending, directory).await)
+    let report = report::write(runner, case, &findings, expected.as_deref(), pending, on_failure.reports);
+    Verdict::Failed(report.await)
 }
 
 fn review(pending: Option<&Path>) -> String {

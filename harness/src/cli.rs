@@ -93,6 +93,9 @@ struct Run {
     /// Print how long labs take to build and end, and each case
     #[arg(long)]
     timings: bool,
+    /// Keep the lab of a case that fails until Enter is pressed, to look around in it; cases run one by one then
+    #[arg(long, conflicts_with = "jobs")]
+    keep: bool,
     /// Where reports of failures go [default: target/failures]
     #[arg(long, value_name = "DIR")]
     failures: Option<PathBuf>,

@@ -16,6 +16,7 @@ mod mesh;
 mod observation;
 mod order;
 mod paint;
+mod side_by_side;
 mod sort;
 mod stream;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use observation::{
 };
 pub use order::{Disorder, disorders};
 pub use paint::{Ink, paint, spans};
+pub use side_by_side::side_by_side;
 pub use sort::{Part, Quoted, Sorted, fingerprint, sort};
 pub use stream::{Epoch, Paths, Summary};
 pub use verdict::{End, Verdict};

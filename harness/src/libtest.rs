@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::case::{self, Verdict};
+use crate::case::{self, OnFailure, Verdict};
 use crate::etcd::reaper;
 use crate::lab::Workshop;
 use crate::overlay::relay::Relay;
@@ -58,7 +58,8 @@ fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Tr
     let name = found.name.clone();
     Trial::test(name, move || {
         let workshop = workshop.ok_or_else(|| Failed::from("a listed test does not run"))?;
-        let outcome = case::execute(&workshop, &found, &failures, |_| {});
+        let on_failure = OnFailure { reports: &failures, keep_report: false, keep_lab: false };
+        let outcome = case::execute(&workshop, &found, on_failure, |_| {});
         match outcome.verdict {
             Verdict::Passed => Ok(()),
             Verdict::Failed(why) | Verdict::Invalid(why) => Err(Failed::from(why)),

@@ -47,7 +47,10 @@ pub async fn write(
         let _ = writeln!(text, "new text    {}", pending.display());
     }
     let mut files = vec![("actual.txt".to_owned(), actual), ("nodes.txt".to_owned(), nodes)];
-    files.extend(expected.map(|text| ("expected.txt".to_owned(), text.to_owned())));
+    if let Some(expected) = expected {
+        files.push(("side_by_side.txt".to_owned(), flow::side_by_side(expected, runner.text())));
+        files.push(("expected.txt".to_owned(), expected.to_owned()));
+    }
     files.extend(logs(runner));
     match save(runner, directory, files) {
         Ok(()) => {
@@ -87,15 +90,23 @@ fn logs(runner: &Runner<'_>) -> Vec<(String, String)> {
     nodes.map(|node| (format!("{}.log", node.name), runner.lab.log(&node.name))).collect()
 }
 
-/// Links, addresses, routes, leases and counters of every host, as far as they can still be had.
+/// Links, addresses, routes, rules, leases and counters of every host, as far as they can still be had.
 async fn nodes(runner: &Runner<'_>) -> String {
     let mut text = format!("{}\n", runner.lab.topology);
     for host in runner.lab.hosts() {
         let _ = writeln!(text, "{}", host.name());
-        for command in [["address", "show"], ["route", "show"], ["neighbour", "show"]] {
+        for command in [["-s", "link"], ["address", "show"], ["route", "show"], ["neighbour", "show"]] {
             let shown = host.output("ip", &[&["-4", "-brief"][..], &command[..]].concat());
             let _ =
                 writeln!(text, "  ip {}\n    {}", command.join(" "), shown.trim().replace('\n', "\n    "));
+        }
+    }
+    for node in &runner.lab.topology.nodes {
+        let rules = runner.lab.host(&node.name).map(|host| host.output("nft", &["list", "ruleset"]));
+        if let Ok(rules) = rules.as_deref().map(str::trim)
+            && !rules.is_empty()
+        {
+            let _ = writeln!(text, "rules of {}\n    {}", node.name, rules.replace('\n', "\n    "));
         }
     }
     match runner.lab.leases().await {

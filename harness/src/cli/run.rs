@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use owo_colors::{OwoColorize, Stream};
 
 use super::{FAILED, Run, SUCCESS, Usage, discover, say, say_part, timings};
-use crate::case::{self, Event, Outcome, Verdict};
+use crate::case::{self, Event, OnFailure, Outcome, Verdict};
 use crate::flow;
 use crate::lab::Workshop;
 use crate::suite::Found;
@@ -38,7 +37,8 @@ struct Ended {
 pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let found = discover(&run.paths)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let jobs = run.jobs.unwrap_or(cores).clamp(1, found.len().max(1));
+    let jobs = if run.keep { 1 } else { run.jobs.unwrap_or(cores) };
+    let jobs = jobs.clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.parts.workshop()?;
     let count = found.len();
@@ -57,8 +57,10 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let mut all = Vec::new();
     let mut texts: BTreeMap<String, String> = BTreeMap::new();
     let mut varied = Vec::new();
-    for _ in 0..run.repeat {
-        let ended = run_all(&workshop, &found, &failures, jobs, &screen);
+    for round in 0..run.repeat {
+        // What an earlier round was about is not taken away by one that passes.
+        let on_failure = OnFailure { reports: &failures, keep_report: round > 0, keep_lab: run.keep };
+        let ended = run_all(&workshop, &found, on_failure, jobs, &screen);
         for case in &ended {
             let first = texts.entry(case.name.clone()).or_insert_with(|| case.outcome.text.clone());
             if let Some(difference) = flow::first_difference(first, &case.outcome.text) {
@@ -84,7 +86,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
 fn run_all(
     workshop: &Workshop,
     found: &[Found],
-    failures: &Path,
+    on_failure: OnFailure<'_>,
     jobs: usize,
     screen: &Mutex<Screen>,
 ) -> Vec<Ended> {
@@ -96,7 +98,7 @@ fn run_all(
                 loop {
                     let Some(found) = lock(&queue).pop_front() else { break };
                     let start = Instant::now();
-                    let outcome = case::execute(workshop, found, failures, |event| {
+                    let outcome = case::execute(workshop, found, on_failure, |event| {
                         lock(screen).event(&found.name, &event);
                     });
                     let case = Ended { name: found.name.clone(), outcome, took: start.elapsed() };
@@ -126,6 +128,12 @@ impl Screen {
                     self.clear();
                     say_part!("{}", indent(&coloured(text)));
                 }
+                return;
+            }
+            Event::Kept { report, lab } => {
+                self.clear();
+                say!("{name}\n{}", indent(&coloured(report)));
+                say!("{lab}Enter ends the lab and goes on; Ctrl-C ends all.");
                 return;
             }
             Event::Step { number, of, step } => format!("step {number}/{of} {}", step.title()),

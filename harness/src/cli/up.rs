@@ -5,7 +5,6 @@ use std::path::Path;
 use super::{FAILED, Parts, SUCCESS, Usage, say};
 use crate::case;
 use crate::lab::Lab;
-use crate::sandbox::Sandbox;
 use crate::suite::Case;
 use crate::topology::Topology;
 
@@ -33,7 +32,7 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
             _ = terminate.recv() => return Ok(FAILED),
         };
         say!("{}", lab.drawing());
-        say!("{}", ways_in(&workshop.sandbox, &lab));
+        say!("{}", lab.ways_in());
         say!("Ctrl-C ends it.");
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -43,21 +42,4 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
         lab.down().await;
         Ok(SUCCESS)
     })
-}
-
-/// For each host a command that starts a shell in it.
-fn ways_in(sandbox: &Sandbox, lab: &Lab) -> String {
-    let pid = std::process::id();
-    let (sudo, user) = if sandbox.rootless() {
-        ("", " --user --preserve-credentials")
-    } else {
-        (if std::env::var_os("SUDO_UID").is_some() { "sudo " } else { "" }, "")
-    };
-    let mut text = "To get into a host, from another terminal:\n".to_owned();
-    for host in lab.hosts() {
-        let path = sandbox.seen_from_outside(host.namespace.path());
-        let net = path.display();
-        text += &format!("  {:<10}  {sudo}nsenter --target {pid}{user} --mount --net={net}\n", host.name());
-    }
-    text
 }

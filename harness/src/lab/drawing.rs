@@ -4,6 +4,25 @@ use super::{INTERFACE, Lab};
 use crate::topology::Host;
 
 impl Lab {
+    /// For each host a command that starts a shell in it, from another terminal.
+    pub fn ways_in(&self) -> String {
+        let sandbox = &self.workshop.sandbox;
+        let pid = std::process::id();
+        let (sudo, user) = if sandbox.rootless() {
+            ("", " --user --preserve-credentials")
+        } else {
+            (if std::env::var_os("SUDO_UID").is_some() { "sudo " } else { "" }, "")
+        };
+        let mut text = "To get into a host, from another terminal:\n".to_owned();
+        for host in self.hosts() {
+            let path = sandbox.seen_from_outside(host.namespace.path());
+            let net = path.display();
+            text +=
+                &format!("  {:<10}  {sudo}nsenter --target {pid}{user} --mount --net={net}\n", host.name());
+        }
+        text
+    }
+
     /// The lab as a tree: what is on the underlay, and what is behind each node.
     pub fn drawing(&self) -> String {
         let topology = &self.topology;
