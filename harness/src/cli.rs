@@ -65,6 +65,12 @@ enum Command {
         #[command(flatten)]
         parts: Parts,
     },
+    /// Print the index of all cases as Markdown: what each shows, and where it comes from
+    Index {
+        /// Suite files, or directories of them
+        #[arg(default_value = "suites")]
+        paths: Vec<PathBuf>,
+    },
     /// Print the JSON schema of suite files, for editors
     Schema {
         /// Print the keys of the lab and of all steps as Markdown tables instead
@@ -139,6 +145,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(run) => run::run(&run),
         Command::Check { paths } => check(&paths),
         Command::Up { file, parts } => up::up(file.as_deref(), &parts),
+        Command::Index { paths } => index(&paths),
         Command::Schema { markdown } => schema(markdown),
     };
     match done {
@@ -202,6 +209,13 @@ fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
     let checked = found.len();
     say!("{checked} suite files checked, {mistaken} with mistakes, {} snapshots without one", orphans.len());
     Ok(if mistaken + orphans.len() == 0 { SUCCESS } else { FAILED })
+}
+
+fn index(paths: &[PathBuf]) -> Result<u8, Usage> {
+    let found = discover(paths)?;
+    let text = suite::index(&found).map_err(|error| Usage(case::render(&error)))?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(SUCCESS)
 }
 
 fn schema(markdown: bool) -> Result<u8, Usage> {

@@ -6,6 +6,7 @@
 mod check;
 mod discover;
 mod file;
+mod index;
 mod load;
 mod mistake;
 mod schema;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub use discover::{DiscoverError, Found, discover};
 pub use file::Lab;
+pub use index::index;
 pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
 pub use schema::{lab_reference, schema, steps_reference};
