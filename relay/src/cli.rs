@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -44,81 +44,93 @@ use crate::{
 )]
 pub struct Options {
     /// Where subnets are registered: `etcd`, or `file:PATH` for a static list in a TOML file
-    #[arg(long, env = "RELAY_REGISTRY", default_value = "etcd", value_parser = parse_registry)]
+    #[arg(long, env = "RELAY_REGISTRY", default_value = "etcd", value_parser = parse_registry, value_name = "REGISTRY")]
     registry: RegistryChoice,
     /// URLs of the etcd members, separated by commas
     #[arg(
         long,
         env = "FLANNELD_ETCD_ENDPOINTS",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        value_name = "URL,..."
     )]
     etcd_endpoints: Vec<String>,
     /// Prefix of the keys in etcd
-    #[arg(long, env = "FLANNELD_ETCD_PREFIX", default_value = "/coreos.com/network")]
+    #[arg(long, env = "FLANNELD_ETCD_PREFIX", default_value = "/coreos.com/network", value_name = "PREFIX")]
     etcd_prefix: String,
     /// Key file for TLS to etcd; ignored for http endpoints
-    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", default_value = "")]
+    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", default_value = "", value_name = "FILE")]
     etcd_keyfile: String,
     /// Certificate file for TLS to etcd; ignored for http endpoints
-    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", default_value = "")]
+    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", default_value = "", value_name = "FILE")]
     etcd_certfile: String,
     /// Certificate authorities for TLS to etcd, instead of the system's; ignored for http endpoints
-    #[arg(long, env = "FLANNELD_ETCD_CAFILE", default_value = "")]
+    #[arg(long, env = "FLANNELD_ETCD_CAFILE", default_value = "", value_name = "FILE")]
     etcd_cafile: String,
     /// User name for etcd
-    #[arg(long, env = "FLANNELD_ETCD_USERNAME", default_value = "")]
+    #[arg(long, env = "FLANNELD_ETCD_USERNAME", default_value = "", value_name = "NAME")]
     etcd_username: String,
     /// Password for etcd
-    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", default_value = "", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_PASSWORD",
+        default_value = "",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
     etcd_password: String,
     /// Interface for the tunnel, by name or address; several are tried in order
-    #[arg(long, env = "FLANNELD_IFACE")]
+    #[arg(long, env = "FLANNELD_IFACE", value_name = "INTERFACE")]
     iface: Vec<String>,
     /// Pattern for the interface's address or name, tried after --iface
-    #[arg(long, env = "FLANNELD_IFACE_REGEX")]
+    #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "PATTERN")]
     iface_regex: Vec<String>,
     /// Use the interface that reaches this address, tried after --iface-regex
-    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_parser = go_flags::optional::<Ipv4Addr>, default_value = "")]
+    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_parser = go_flags::optional::<Ipv4Addr>, default_value = "", value_name = "ADDRESS")]
     iface_can_reach: go_flags::Maybe<Ipv4Addr>,
     /// Address at which other nodes reach this one
-    #[arg(long, env = "FLANNELD_PUBLIC_IP", value_parser = go_flags::optional::<Ipv4Addr>, default_value = "")]
+    #[arg(long, env = "FLANNELD_PUBLIC_IP", value_parser = go_flags::optional::<Ipv4Addr>, default_value = "", value_name = "ADDRESS")]
     public_ip: go_flags::Maybe<Ipv4Addr>,
     /// Admit a node's packets from any outer address, not only from its lease's PublicIP
-    #[arg(long, env = "RELAY_PEERS_BEHIND_NAT", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "RELAY_PEERS_BEHIND_NAT", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     peers_behind_nat: bool,
     /// File to write the subnet, the MTU and so on to
-    #[arg(long, env = "FLANNELD_SUBNET_FILE", default_value = "/run/flannel/subnet.env")]
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        default_value = "/run/flannel/subnet.env",
+        value_name = "FILE"
+    )]
     subnet_file: PathBuf,
     /// Socket for `relay status` and `relay routes`; by default beside the subnet file, as subnet.sock
-    #[arg(long, env = "RELAY_CONTROL_SOCKET")]
+    #[arg(long, env = "RELAY_CONTROL_SOCKET", value_name = "SOCKET")]
     control_socket: Option<PathBuf>,
     /// Minutes before its expiry that the lease is renewed
-    #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
+    #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439), value_name = "MINUTES")]
     subnet_lease_renew_margin: u64,
     /// Seconds that a lease lives unless renewed; for tests of its end
     #[arg(long, env = "RELAY_SUBNET_LEASE_TTL", default_value_t = LEASE_TTL.as_secs(), value_parser = clap::value_parser!(u64).range(2..=86_400 * 365), hide = true)]
     subnet_lease_ttl: u64,
     /// Masquerade packets that leave the overlay network
-    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     ip_masq: bool,
     /// Masquerade without choosing ports at random
-    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     ip_masq_fully_random_disable: bool,
     /// Accept forwarded packets of the overlay network
-    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     iptables_forward_rules: bool,
     /// Seconds between looks at the packet filter rules
-    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "SECONDS")]
     iptables_resync: u32,
     /// Add a blackhole route for this node's subnet
-    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     ip_blackhole_route: bool,
     /// Address to serve /healthz, /readyz, /metrics, /status and /routes on
-    #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0")]
+    #[arg(long, env = "FLANNELD_HEALTHZ_IP", default_value = "0.0.0.0", value_name = "ADDRESS")]
     healthz_ip: IpAddr,
     /// Port to serve them on; 0 for none
-    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0)]
+    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", default_value_t = 0, value_name = "PORT")]
     healthz_port: u16,
     /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
     #[arg(long, env = "FLANNELD_OFFLOAD", default_value = "auto", value_name = "RUNG")]
@@ -127,7 +139,7 @@ pub struct Options {
     #[arg(short = 'v', long = "v", env = "FLANNELD_V", default_value_t = 0, value_name = "LEVEL")]
     verbosity: u8,
     /// Print the version and exit
-    #[arg(long, env = "FLANNELD_VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true)]
+    #[arg(long, env = "FLANNELD_VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_flags::boolean, action = ArgAction::Set, hide_possible_values = true, value_name = "BOOL")]
     version: bool,
 }
 
@@ -146,12 +158,20 @@ fn parse_registry(text: &str) -> Result<RegistryChoice, String> {
 }
 
 impl Options {
+    /// The command line with a help to be read by people: without values that are empty.
+    fn help() -> Command {
+        Self::command().mut_args(|argument| {
+            let empty = argument.get_default_values().iter().all(|value| value.is_empty());
+            argument.hide_env_values(true).hide_default_value(empty)
+        })
+    }
+
     /// Parses a command line, the program's name first, and the environment.
     ///
     /// # Errors
     /// clap's, for usage; a flag of flanneld's that is not supported says so.
     pub fn parse_from_go(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = Self::help();
         let arguments = go_flags::normalize(&command, arguments);
         if let Some(message) = go_flags::unsupported(&arguments, |name| env::var(name).ok()) {
             return Err(command.error(ErrorKind::UnknownArgument, message));
