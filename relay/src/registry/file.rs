@@ -144,6 +144,7 @@ impl Shared {
         state
     }
 
+    #[expect(clippy::disallowed_methods, reason = "times of change of files are by the wall clock")]
     fn read(&self, state: &mut State) -> Result<(), String> {
         let about = fs::metadata(&self.path).map_err(|error| error.to_string())?;
         let modified = about.modified().map_err(|error| error.to_string())?;
