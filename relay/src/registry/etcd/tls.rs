@@ -44,6 +44,8 @@ pub(super) fn hint(cause: &str) -> &'static str {
     let names = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if names(&["UnknownIssuer"]) {
         "; --etcd-cafile must name the authority that signed etcd's certificate"
+    } else if names(&["certificate: Expired", "certificate expired"]) {
+        "; a certificate has expired, or the clock of this machine is wrong"
     } else if names(&["NotValidForName"]) {
         "; etcd's certificate is for another name or address than the one in --etcd-endpoints"
     } else if names(&[
@@ -56,7 +58,7 @@ pub(super) fn hint(cause: &str) -> &'static str {
         "; etcd wants a client certificate that its --trusted-ca-file signed: see --etcd-certfile and --etcd-keyfile"
     } else if names(&["InvalidContentType", "HandshakeFailure", "handshake eof"]) {
         "; does etcd speak TLS there, or is it an http:// endpoint?"
-    } else if names(&["invalid user name or password", "authentication failed"]) {
+    } else if names(&["invalid user name or password", "authentication failed", "user name is empty"]) {
         "; see --etcd-username and --etcd-password"
     } else if names(&["permission denied"]) {
         "; the etcd user needs read and write permission below --etcd-prefix"
