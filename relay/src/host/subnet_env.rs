@@ -36,7 +36,9 @@ pub struct SubnetEnv {
 }
 
 impl SubnetEnv {
-    fn text(&self) -> String {
+    /// The file's text.
+    #[must_use]
+    pub fn text(&self) -> String {
         let gateway = Ipv4Addr::from_bits(self.subnet.network().to_bits() | 1);
         format!(
             "FLANNEL_NETWORK={}\nFLANNEL_SUBNET={}/{}\nFLANNEL_MTU={}\nFLANNEL_IPMASQ={}\n",
@@ -70,9 +72,16 @@ impl SubnetEnv {
 /// The subnet that the file at `path` remembers, if it is there and can be read.
 #[must_use]
 pub fn previous_subnet(path: &Path) -> Option<Ipv4Net> {
-    let text = fs::read_to_string(path).ok()?;
+    remembered(&fs::read_to_string(path).ok()?)
+}
+
+/// The subnet that such a text remembers.
+#[must_use]
+pub fn remembered(text: &str) -> Option<Ipv4Net> {
     let value = text.lines().find_map(|line| line.trim().strip_prefix("FLANNEL_SUBNET="))?;
-    value.trim_matches('"').parse::<Ipv4Net>().ok().map(|gateway| gateway.trunc())
+    let gateway = value.trim_matches('"').parse::<Ipv4Net>().ok()?;
+    // A node's subnet has a first usable address, which is what the file gives.
+    (gateway.prefix_len() <= 30).then(|| gateway.trunc())
 }
 
 #[cfg(test)]
@@ -92,6 +101,9 @@ mod tests {
     fn the_text_is_flannels_byte_for_byte() {
         let expected = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n";
         assert_eq!(env().text(), expected);
+        let other = SubnetEnv { subnet: "10.5.34.16/28".parse().unwrap(), mtu: 8972, ip_masq: true, ..env() };
+        let expected = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.17/28\nFLANNEL_MTU=8972\nFLANNEL_IPMASQ=true\n";
+        assert_eq!(other.text(), expected);
     }
 
     #[test]
@@ -111,8 +123,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("subnet.env");
         assert_eq!(previous_subnet(&path), None);
-        fs::write(&path, "FLANNEL_SUBNET=10.5.34.1/24,10.6.0.1/24\n").unwrap();
-        assert_eq!(previous_subnet(&path), None);
+        for text in ["FLANNEL_SUBNET=10.5.34.1/24,10.6.0.1/24\n", "FLANNEL_SUBNET=10.5.34.14/32\n"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(previous_subnet(&path), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! Keys of leases.
+#![cfg_attr(fuzzing, no_main)]
+
+relay_fuzz::target!(relay_fuzz::text::lease_key);
