@@ -9,6 +9,7 @@
 mod difference;
 mod hop;
 mod journey;
+mod judge;
 mod ladder;
 mod map;
 mod matrix;
