@@ -81,11 +81,19 @@ impl<R: Registry> Follower<R> {
     }
 
     async fn list(&mut self) -> Result<(), RegistryError> {
+        let asked = Instant::now();
         let snapshot = self.registry.list().await?;
+        let answered = Instant::now();
         self.stats.lists.fetch_add(1, Relaxed);
         let folded = self.table.apply_snapshot(&snapshot);
         self.publish(&folded);
-        tracing::info!(leases = snapshot.entries.len(), revision = snapshot.revision, "listed the leases");
+        tracing::info!(
+            leases = snapshot.entries.len(),
+            revision = snapshot.revision,
+            answered_in = ?answered - asked,
+            applied_in = ?answered.elapsed(),
+            "listed the leases"
+        );
         Ok(())
     }
 
