@@ -1,5 +1,8 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 /// One's complement sum of `bytes` taken as big-endian 16-bit words, an odd last byte padded with zero.
 ///
 /// The result is folded but not inverted: a header that includes its checksum sums to `0xffff` when intact.
@@ -8,7 +11,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     #[cfg(target_arch = "x86_64")]
     if bytes.len() >= WIDE && is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return fold_native(unsafe { add_avx2(bytes) });
+        return fold_native(unsafe { avx2::add(bytes) });
     }
     fold_native(add(bytes))
 }
@@ -22,80 +25,20 @@ pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u16 {
     #[cfg(target_arch = "x86_64")]
     if from.len() >= WIDE && is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return fold_native(unsafe { copy_and_add_avx2(from, to) });
+        return fold_native(unsafe { avx2::copy_and_add(from, to) });
     }
-    fold_native(copy_and_add(from, to))
+    to.copy_from_slice(from);
+    fold_native(add(from))
 }
 
 /// Octets from which wide registers pay off.
-const WIDE: usize = 128;
-
-/// Octets added at a time: eight words of 64 bits, each split into halves so that no carry is ever lost.
-const BLOCK: usize = 64;
-
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn add_avx2(bytes: &[u8]) -> u64 {
-    add(bytes)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn copy_and_add_avx2(from: &[u8], to: &mut [u8]) -> u64 {
-    copy_and_add(from, to)
-}
+const WIDE: usize = 64;
 
 /// The unfolded sum of the machine's own 16-bit words: the order of octets changes the result's order only (RFC
 /// 1071 section 2B), so they are swapped once, in the folded sum.
 #[inline(always)]
 fn add(bytes: &[u8]) -> u64 {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    let mut lanes = Lanes::default();
-    for block in blocks {
-        lanes.add(block);
-    }
-    lanes.total() + add_rest(rest)
-}
-
-#[inline(always)]
-fn copy_and_add(from: &[u8], to: &mut [u8]) -> u64 {
-    let (blocks, rest) = from.as_chunks::<BLOCK>();
-    let (room, room_for_rest) = to.as_chunks_mut::<BLOCK>();
-    let mut lanes = Lanes::default();
-    for (block, place) in blocks.iter().zip(room) {
-        *place = *block;
-        lanes.add(block);
-    }
-    room_for_rest.copy_from_slice(rest);
-    lanes.total() + add_rest(rest)
-}
-
-/// Sums side by side, so that the compiler may use whatever registers there are.
-#[derive(Default)]
-struct Lanes {
-    low: [u64; BLOCK / 8],
-    high: [u64; BLOCK / 8],
-}
-
-impl Lanes {
-    #[inline(always)]
-    fn add(&mut self, block: &[u8; BLOCK]) {
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, word) in words.iter().enumerate() {
-            let word = u64::from_ne_bytes(*word);
-            self.low[lane] += word & 0xffff_ffff;
-            self.high[lane] += word >> 32;
-        }
-    }
-
-    #[inline(always)]
-    fn total(&self) -> u64 {
-        self.low.iter().sum::<u64>() + self.high.iter().sum::<u64>()
-    }
-}
-
-#[inline(always)]
-fn add_rest(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     let (words, odd) = rest.as_chunks::<2>();
