@@ -31,7 +31,7 @@ pub mod host;
 pub mod kernel;
 mod leaks;
 mod quiet;
-mod registry;
+pub(crate) mod registry;
 pub mod shaper;
 
 use host::Host;
@@ -61,6 +61,8 @@ pub struct Workshop {
     pub etcd: etcd::Kind,
     /// Why it runs so.
     pub reason: String,
+    /// Whether every interface is recorded. What is measured must not be: each packet would be copied at each of them.
+    pub recorded: bool,
 }
 
 impl Workshop {
@@ -73,7 +75,7 @@ impl Workshop {
         let sandbox = Sandbox::enter()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (etcd, reason) = runtime.block_on(etcd.settle());
-        Ok(Self { sandbox, overlay, etcd, reason })
+        Ok(Self { sandbox, overlay, etcd, reason, recorded: true })
     }
 }
 
@@ -227,7 +229,9 @@ impl Lab {
             host.set("net.ipv4.ip_forward", "1")?;
             lab.join_underlay(&switch, &host, machine.address).await?;
         }
-        lab.record()?;
+        if workshop.recorded {
+            lab.record()?;
+        }
         Ok(lab)
     }
 
@@ -343,9 +347,11 @@ impl Lab {
             node: &node.name,
             namespace: &self.host(&node.name)?.namespace,
             interface: INTERFACE,
+            mtu: self.topology.mtu,
             dir: &self.dir.join(&node.name),
             network: self.topology.network,
             subnet: node.subnet,
+            nodes: &self.topology.nodes,
             endpoints: &self.endpoints(),
             prefix: PREFIX,
             flags: &flags,

@@ -10,10 +10,14 @@ use futures_util::future::LocalBoxFuture;
 use ipnet::Ipv4Net;
 
 use crate::netns::{self, Namespace};
+use crate::topology::Node;
 use crate::wait::TimedOut;
 
+mod kernel;
 mod metrics;
+pub mod plain;
 pub mod relay;
+pub mod vxlan;
 
 /// An overlay's kind: how it is started.
 pub trait Overlay: Send + Sync {
@@ -36,12 +40,16 @@ pub struct Site<'a> {
     pub namespace: &'a Namespace,
     /// Its interface on the underlay.
     pub interface: &'a str,
+    /// MTU of the underlay in octets.
+    pub mtu: u32,
     /// A directory for what the daemon keeps on this node; the same at every start.
     pub dir: &'a Path,
     /// The overlay's network.
     pub network: Ipv4Net,
     /// The subnet that the node is to have, as if it had had it before.
     pub subnet: Ipv4Net,
+    /// All nodes of the lab, this one among them: what overlays without a registry have instead.
+    pub nodes: &'a [Node],
     /// The cluster's etcd endpoints, as URLs.
     pub endpoints: &'a [String],
     /// The key prefix in etcd.
@@ -63,6 +71,9 @@ pub trait Daemon: Send {
 
     /// Where it sends what is for each subnet of its peers.
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>>;
+
+    /// The ids of its processes; none of an overlay that only the kernel runs.
+    fn processes(&self) -> Vec<u32>;
 
     /// How it exited, if it has.
     fn exited(&mut self) -> Option<ExitStatus>;
@@ -219,6 +230,26 @@ pub enum Error {
         source: std::io::Error,
         /// What to change.
         remedy: &'static str,
+    },
+    /// A program that configures the kernel for an overlay is not there.
+    #[error("starting {program} on {node}: {source}\nInstall it: ci/suites does.")]
+    NoTool {
+        /// The program.
+        program: &'static str,
+        /// The node.
+        node: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The kernel refused to be configured.
+    #[error("configuring the overlay on {node}, {program} says: {said}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// Which program was to.
+        program: &'static str,
+        /// What it wrote to standard error.
+        said: String,
     },
     /// It ended by itself.
     #[error("the daemon on {node} ended by itself ({status}) {when}; the end of its log:\n{log}")]

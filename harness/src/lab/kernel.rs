@@ -86,7 +86,7 @@ pub fn received_is_processed() {
 }
 
 /// A counter of `snmp` or `netstat`, which have a line of names and a line of values for each protocol.
-pub(super) fn counter(text: &str, protocol: &str, name: &str) -> u64 {
+pub(crate) fn counter(text: &str, protocol: &str, name: &str) -> u64 {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
     let found = names.split_whitespace().zip(values.split_whitespace()).find(|(found, _)| *found == name);

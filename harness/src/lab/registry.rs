@@ -63,7 +63,7 @@ impl Lab {
 
     /// A client of a running member, connected within that member's own namespace: the lab sees etcd whatever links a
     /// case has cut.
-    async fn client(&self) -> Result<etcd_client::Client, Error> {
+    pub(crate) async fn client(&self) -> Result<etcd_client::Client, Error> {
         let members = self.etcd.iter().flat_map(etcd::Cluster::members);
         let running = members.into_iter().find(|member| member.is_running());
         let member =
@@ -104,7 +104,6 @@ impl Lab {
         expires: Option<u8>,
         seen_by: Option<&[String]>,
     ) -> Result<(), Error> {
-        let value = format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}");
         let doing = || registry(format!("writing the lease of {subnet}"));
         let mut client = self.client().await?;
         let mut options = PutOptions::new();
@@ -112,7 +111,8 @@ impl Lab {
             let granted = client.lease_grant(seconds.into(), None).await.map_err(doing())?;
             options = options.with_lease(granted.id());
         }
-        let answer = client.put(lease_key(subnet), value, Some(options)).await.map_err(doing())?;
+        let answer =
+            client.put(lease_key(subnet), lease_value(owner), Some(options)).await.map_err(doing())?;
         self.wait_for_revision(answer.header().map_or(0, |header| header.revision()), seen_by).await
     }
 
@@ -256,11 +256,16 @@ impl Lab {
 }
 
 /// The key of a subnet's lease (flannel pkg/subnet/subnet.go, `MakeSubnetKey`).
-fn lease_key(subnet: Ipv4Net) -> String {
+pub(crate) fn lease_key(subnet: Ipv4Net) -> String {
     format!("{PREFIX}/subnets/{}-{}", subnet.network(), subnet.prefix_len())
 }
 
-fn registry(doing: impl Into<String>) -> impl FnOnce(etcd_client::Error) -> Error {
+/// The value of a node's lease (flannel pkg/lease/lease.go, `LeaseAttrs`).
+pub(crate) fn lease_value(owner: Ipv4Addr) -> String {
+    format!("{{\"PublicIP\":\"{owner}\",\"PublicIPv6\":null}}")
+}
+
+pub(crate) fn registry(doing: impl Into<String>) -> impl FnOnce(etcd_client::Error) -> Error {
     let doing = doing.into();
     |source| Error::Registry { doing, source: Box::new(source) }
 }

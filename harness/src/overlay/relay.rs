@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -11,38 +11,39 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::Mutex;
 
+use self::status::{STATUS, StatusClient};
 use super::{Attachment, Counters, Daemon, Error, Overlay, Site};
-use crate::netns::Namespace;
 use crate::wait;
 
-/// Where the daemon serves `/readyz` and `/metrics`, in its node's namespace.
-const STATUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8286);
+mod status;
+
 /// From start to ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// From SIGTERM to the end.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
-/// One request to the daemon's status server.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The `relay` daemon as an overlay.
 #[derive(Debug, Clone)]
 pub struct Relay {
     program: PathBuf,
+    /// Whether it answers `/readyz`, `/metrics` and `/routes`.
+    answers: bool,
 }
 
 impl Relay {
     /// The overlay whose daemon is `program`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into() }
+        Self { program: program.into(), answers: true }
+    }
+
+    /// The overlay whose daemon is a flanneld with the UDP backend: it has the same flags and files, and can be asked
+    /// nothing. It counts as ready once it has written `subnet.env`; what it sends before it knows its peers is lost.
+    pub fn flanneld(program: impl Into<PathBuf>) -> Self {
+        Self { answers: false, ..Self::new(program) }
     }
 }
 
@@ -65,7 +66,7 @@ impl Overlay for Relay {
     }
 
     fn start<'a>(&'a self, site: Site<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Daemon>, Error>> {
-        async move { Ok(Box::new(Running::start(&self.program, site)?) as Box<dyn Daemon>) }.boxed_local()
+        async move { Ok(Box::new(Running::start(self, site)?) as Box<dyn Daemon>) }.boxed_local()
     }
 }
 
@@ -85,10 +86,12 @@ struct Running {
     subnet_file: PathBuf,
     /// When the subnet file that it found at its start was written.
     found: SystemTime,
+    answers: bool,
 }
 
 impl Running {
-    fn start(program: &Path, site: Site<'_>) -> Result<Self, Error> {
+    fn start(relay: &Relay, site: Site<'_>) -> Result<Self, Error> {
+        let program = &relay.program;
         let file = |doing: &str| {
             let (node, doing) = (site.node.to_owned(), doing.to_owned());
             |source| Error::File { node, doing, source }
@@ -123,16 +126,22 @@ impl Running {
                 source,
             })?;
         let status = StatusClient::new(site.node, site.namespace.clone());
-        Ok(Self { node: site.node.to_owned(), child, log, status, subnet_file, found })
+        let (node, answers) = (site.node.to_owned(), relay.answers);
+        Ok(Self { node, child, log, status, subnet_file, found, answers })
     }
 
     async fn wait_ready(&mut self) -> Result<(), Error> {
-        let Self { child, status, .. } = self;
+        let Self { child, status, subnet_file, found, answers, .. } = self;
         let mut ended = None;
-        let waited = wait::until("the daemon to be ready (/readyz)", READY_WITHIN, async || {
+        let sign = if *answers { "/readyz" } else { "subnet.env" };
+        let waited = wait::until(&format!("the daemon to be ready ({sign})"), READY_WITHIN, async || {
             if let Ok(Some(status)) = child.try_wait() {
                 ended = Some(status);
                 return Ok(());
+            }
+            if !*answers {
+                let is_written = written(subnet_file).is_ok_and(|now| now != *found);
+                return if is_written { Ok(()) } else { Err("the file is not written".to_owned()) };
             }
             match status.get("/readyz").await {
                 Ok((200, _)) => Ok(()),
@@ -207,6 +216,9 @@ impl Daemon for Running {
 
     fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>> {
         async move {
+            if !self.answers {
+                return Ok(None);
+            }
             match self.status.get("/metrics").await? {
                 (200, body) => Ok(Some(Counters::from_metrics(&body))),
                 (code, _) => Err(self.query("/metrics", &format!("it answered {code}"))),
@@ -255,6 +267,9 @@ impl Daemon for Running {
 
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
         async move {
+            if !self.answers {
+                return Ok(BTreeMap::new());
+            }
             let (code, body) = self.status.get("/routes").await?;
             if code != 200 {
                 return Err(self.query("/routes", &format!("it answered {code}")));
@@ -264,6 +279,10 @@ impl Daemon for Running {
             Ok(routes.into_iter().map(|route| (route.subnet, route.public_ip)).collect())
         }
         .boxed_local()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        vec![self.child.id()]
     }
 
     fn exited(&mut self) -> Option<ExitStatus> {
@@ -343,64 +362,6 @@ fn device_with_address(address: Ipv4Addr) -> Option<String> {
         let found = link.address?.as_sockaddr_in()?.ip();
         (found == address).then_some(link.interface_name)
     })
-}
-
-/// An HTTP connection to the daemon's status server, kept open between requests.
-struct StatusClient {
-    node: String,
-    namespace: Namespace,
-    connection: Mutex<Option<SendRequest<Empty<Bytes>>>>,
-}
-
-impl StatusClient {
-    fn new(node: &str, namespace: Namespace) -> Self {
-        Self { node: node.to_owned(), namespace, connection: Mutex::new(None) }
-    }
-
-    /// Status code and body of a GET.
-    async fn get(&self, path: &str) -> Result<(u16, String), Error> {
-        let error = |why: String| Error::Query { node: self.node.clone(), what: path.to_owned(), why };
-        tokio::time::timeout(ANSWERED_WITHIN, self.request(path))
-            .await
-            .map_err(|_| error(format!("no answer within {} s", ANSWERED_WITHIN.as_secs())))?
-            .map_err(error)
-    }
-
-    async fn request(&self, path: &str) -> Result<(u16, String), String> {
-        let mut connection = self.connection.lock().await;
-        let mut sender = match connection.take().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => self.connect().await?,
-        };
-        let request = hyper::Request::get(path)
-            .header("host", STATUS.to_string())
-            .body(Empty::new())
-            .map_err(|error| error.to_string())?;
-        sender.ready().await.map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-        *connection = Some(sender);
-        Ok((code, String::from_utf8_lossy(&body).into_owned()))
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, String> {
-        // Loopback answers a connect at once, so a blocking one in the visiting thread will do.
-        let stream = self
-            .namespace
-            .run(|| {
-                let stream = TcpStream::connect_timeout(&STATUS, ANSWERED_WITHIN)?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                tokio::net::TcpStream::from_std(stream)
-            })
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
-        Ok(sender)
-    }
 }
 
 /// A word for how a daemon ended.
