@@ -16,6 +16,7 @@ use crate::overlay::relay::Relay;
 use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
+mod bench;
 mod run;
 mod timings;
 mod up;
@@ -71,6 +72,8 @@ enum Command {
         #[arg(default_value = "suites")]
         paths: Vec<PathBuf>,
     },
+    /// Measure the control plane and the data path
+    Bench(Box<bench::Bench>),
     /// Print the JSON schema of suite files, for editors
     Schema {
         /// Print the keys of the lab and of all steps as Markdown tables instead
@@ -108,7 +111,7 @@ struct Run {
 }
 
 /// What labs are made of.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Parts {
     /// How etcd runs: auto, process or container
     #[arg(long, env = "HARNESS_ETCD", value_name = "KIND", default_value = "auto")]
@@ -146,6 +149,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check { paths } => check(&paths),
         Command::Up { file, parts } => up::up(file.as_deref(), &parts),
         Command::Index { paths } => index(&paths),
+        Command::Bench(bench) => bench::bench(&bench),
         Command::Schema { markdown } => schema(markdown),
     };
     match done {

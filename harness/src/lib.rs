@@ -1,5 +1,6 @@
 //! A conformance lab for overlays, made of Linux network namespaces.
 
+pub mod bench;
 pub mod capture;
 pub mod case;
 pub mod cli;
