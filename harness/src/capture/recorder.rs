@@ -57,6 +57,9 @@ pub struct Tally {
     pub frames: u64,
     /// Tunnel datagrams among them, each counted once however many fragments it has.
     pub datagrams: u64,
+    /// Packets that came in one with the packet before them, as a run that a segmenting sender made: the kernel counts
+    /// such a run once where it has nobody to give it to.
+    pub joined: u64,
 }
 
 /// A moment of a recording.
@@ -253,6 +256,8 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                     recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
                     continue;
                 };
+                let joined = u64::try_from(datagrams.len()).unwrap_or(0).saturating_sub(1);
+                recording.tallies.entry((point.clone(), direction)).or_default().joined += joined;
                 for octets in datagrams {
                     let (point, wire_len) = (point.clone(), u32::try_from(octets.len()).unwrap_or(u32::MAX));
                     recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
