@@ -122,8 +122,8 @@ pub(super) fn is_for_neighbour(map: &Map, hop: &Hop) -> bool {
 fn across(map: &Map, last: &Hop, next: &Hop) -> Option<u8> {
     let (sent, seen) = (last.first()?, next.first()?);
     let owner = map.host_of(sent.destination);
-    // No link translates anything; what is seen was sent again by somebody between.
-    let again = if sent.source == seen.source { 0 } else { 3 };
+    // No link translates anything or counts as a hop; what is seen was sent again by somebody between.
+    let again = if (sent.source, sent.ttl) == (seen.source, seen.ttl) { 0 } else { 3 };
     if sent.destination == seen.destination {
         return Some(again + if map.has(&next.point.host, sent.destination) { 0 } else { 2 });
     }
