@@ -231,8 +231,7 @@ fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {
     };
     let port = |port: u16| if port == map.port { format!(":{port}") } else { String::from(":other") };
     let mut inside = vec![format!("ttl {}", outer.ttl), outer_length(hop)];
-    // The kernel gives a run of datagrams sent at once (`UDP_SEGMENT`) no DF and a single one DF, and what shares a run
-    // is a matter of time: outer DF says nothing about the packet.
+    // Outer DF is how a relay learns its path, and says nothing about the packet.
     inside.extend(traits(&Ipv4 { df: false, ..outer.clone() }));
     inside.extend(defects(outer, None));
     format!(
@@ -289,7 +288,10 @@ fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) 
     } else if was.options != is.options {
         list.push("options rewritten".to_owned());
     }
-    list.extend(defects(is, Some(was)));
+    // Of the packet in a datagram that is in fragments the first shows only the beginning.
+    let begun = hop.outer().is_some_and(|outer| outer.fragment.is_some()) && !hop.is_incomplete();
+    let missing = if begun { 0 } else { is.missing };
+    list.extend(defects(&Ipv4 { missing, ..is.clone() }, Some(was)));
     match (before.outer(), hop.outer()) {
         (None, Some(outer)) => list.push(envelope(map, hop, outer)),
         (Some(_), None) => list.push("out of udp".to_owned()),

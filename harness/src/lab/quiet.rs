@@ -159,14 +159,14 @@ impl Lab {
             .host(node)?
             .namespace
             .run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
-        let udp = |name| kernel::counter(snmp.as_deref().unwrap_or_default(), "Udp", name);
+        let count = |protocol, name| kernel::counter(snmp.as_deref().unwrap_or_default(), protocol, name);
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Ok(Seen {
             to_device: tally(device, Direction::Out).frames,
             from_device: tally(device, Direction::In).frames,
             datagrams_out: tally(INTERFACE, Direction::Out).datagrams.saturating_sub(self.injected(node)),
             datagrams_in: tally(INTERFACE, Direction::In).datagrams,
-            undeliverable: udp("NoPorts") + udp("InErrors"),
+            undeliverable: count("Udp", "NoPorts") + count("Udp", "InErrors") + count("Ip", "ReasmFails"),
             joined: tally(INTERFACE, Direction::In).joined,
         })
     }
@@ -210,10 +210,10 @@ fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded:
     let dropped = |way| counters.dropped(way).saturating_sub(before.dropped(way));
     let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
     let counters = Totals::since(counters, before);
-    // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them.
-    // A run that nobody had a socket for counts once, and so any such count may stand for several.
-    let undeliverable = if seen.undeliverable > 0 { seen.undeliverable + seen.joined } else { 0 };
-    let kept = seen.datagrams_in.saturating_sub(counters.received).min(undeliverable);
+    // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them; and
+    // one that a fragment is missing of is none.
+    let kept = seen.datagrams_in.saturating_sub(counters.received).min(seen.undeliverable);
+            joined: tally(INTERFACE, Direction::In).joined,
     // By how much the left side may exceed the right, and the right the left.
     let (equal, left_more, right_more) = ((0, 0), (unrecorded, 0), (0, unrecorded));
     let equations = [
