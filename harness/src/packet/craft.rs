@@ -209,14 +209,20 @@ impl Craft {
 
 /// A UDP datagram with its IPv4 header, TTL 64, in one piece.
 #[must_use]
-pub fn datagram(source: SocketAddrV4, destination: SocketAddrV4, id: u16, payload: &[u8]) -> Vec<u8> {
+pub fn datagram(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    id: u16,
+    tos: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let outer = Craft {
         source: *source.ip(),
         destination: *destination.ip(),
         carries: Carries::Udp { source: source.port(), destination: destination.port() },
         size: 0,
         ttl: 64,
-        tos: 0,
+        tos,
         id,
         options: Vec::new(),
         fragment: None,
@@ -344,8 +350,13 @@ mod tests {
 
     #[test]
     fn a_datagram_carries_the_packet() {
-        let outer =
-            packet(datagram(SocketAddrV4::new(TO, 50), SocketAddrV4::new(FROM, 8285), 9, &echo().octets(3)));
+        let outer = packet(datagram(
+            SocketAddrV4::new(TO, 50),
+            SocketAddrV4::new(FROM, 8285),
+            9,
+            0,
+            &echo().octets(3),
+        ));
         let Payload::Udp(Udp {
             source: 50,
             tunnelled: Tunnelled::Packet(inner),

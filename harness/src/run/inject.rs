@@ -104,7 +104,7 @@ impl Runner<'_> {
     ) -> Result<Vec<u8>, StepError> {
         let source = self.word(envelope.source.as_deref().or(Some(from)))?;
         let to = SocketAddrV4::new(self.word(envelope.to.as_deref())?, self.map.port);
-        Ok(craft::datagram(SocketAddrV4::new(source, port), to, id, inner))
+        Ok(craft::datagram(SocketAddrV4::new(source, port), to, id, envelope.tos.unwrap_or(0), inner))
     }
 
     /// The address that a word means; none is 0.0.0.0.

@@ -51,7 +51,7 @@ fn from_b(craft: &Craft) -> Probe {
 }
 
 fn in_datagram(inner: &[u8]) -> Vec<u8> {
-    craft::datagram(SocketAddrV4::new(B, OUTER_PORT), SocketAddrV4::new(A, PORT), ID, inner)
+    craft::datagram(SocketAddrV4::new(B, OUTER_PORT), SocketAddrV4::new(A, PORT), ID, 0, inner)
 }
 
 /// What a sees of a packet until its relay has it.

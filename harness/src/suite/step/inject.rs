@@ -85,6 +85,9 @@ layered! {
         /// The port that it is from. Left out: one that no other has. A relay sends from 8285.
         #[schemars(range(min = 1, max = 65535))]
         pub source_port: u16,
+        /// Its traffic class octet: DSCP in the upper six bits, ECN in the lower two.
+        #[schemars(range(min = 0, max = 255), extend("default" = 0))]
+        pub tos: u8,
     }
 }
 
@@ -193,6 +196,7 @@ impl Inject {
             parts.push(format!("in udp {source} > {to}"));
         }
         parts.extend(self.datagram.source_port.map(|port| format!("source-port {port}")));
+        parts.extend(self.datagram.tos.map(|tos| format!("outer tos {tos}")));
         parts.extend(self.into.map(|Device::Flannel0| "into flannel0".to_owned()));
         parts.extend(self.variants.as_ref().map(|variants| format!("variants {}", variants.len())));
         (format!("inject from {}", self.from), parts)
