@@ -147,6 +147,8 @@ pub struct Direction {
     drops: [Counter; DropReason::ALL.len()],
     icmp_sent: [Counter; ICMP_TYPES.len()],
     icmp_suppressed: [Counter; IcmpSuppressed::ALL.len()],
+    /// Packets among those passed on that were longer than their path and went in fragments.
+    pub fragmented: Counter,
 }
 
 impl Direction {

@@ -32,7 +32,7 @@ use super::{
     offload::{Offload, TunOffload},
     routes::Routes,
     tun::Tun,
-    udp::{self, RunSupport},
+    udp::{self, RunSupport, TooLong},
 };
 
 /// Interrupts a blocked thread. Ignored by default, so that one from elsewhere does no harm.
@@ -50,8 +50,8 @@ pub enum DataPathError {
     /// `--offload` names a rung that this kernel does not have.
     #[error("--offload={0} is not possible: the kernel has no UDP_SEGMENT or no UDP_GRO; use --offload=auto")]
     Unsupported(Offload),
-    /// The signal handler or a thread could not be set up.
-    #[error("starting the data path's threads: {0}")]
+    /// The signal handler, a thread or the socket could not be set up.
+    #[error("starting the data path: {0}")]
     Start(#[from] io::Error),
 }
 
@@ -78,6 +78,13 @@ pub struct DataPath {
     pub offload: Offload,
 }
 
+/// What the tunnel's socket does for the threads.
+#[derive(Debug, Clone, Copy)]
+struct Abilities {
+    runs: RunSupport,
+    too_long: TooLong,
+}
+
 /// The running threads. The device disappears when they have ended and nobody else holds it.
 #[derive(Debug)]
 pub struct Running {
@@ -93,6 +100,7 @@ impl DataPath {
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
+        let socket = Abilities { runs, too_long: TooLong::set_up(&self.udp)? };
         let tun = self.tun.offload();
         for (kind, in_use) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
@@ -109,12 +117,12 @@ impl DataPath {
         let shared = Arc::new(self);
         let mut running = Running { stop: Arc::default(), threads: Vec::new() };
         for (name, run) in [
-            ("relay-outbound", outbound::run as fn(&DataPath, RunSupport, &AtomicBool) -> _),
+            ("relay-outbound", outbound::run as fn(&DataPath, Abilities, &AtomicBool) -> _),
             ("relay-inbound", inbound::run),
         ] {
             let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
             let body = move || {
-                if let Err(error) = run(&shared, runs, &stop) {
+                if let Err(error) = run(&shared, socket, &stop) {
                     // The receiver is gone only when the daemon is ending anyway.
                     let _ = failed.send(error);
                 }

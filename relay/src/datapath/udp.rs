@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -48,9 +49,6 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> SocketError {
 }
 
 /// Opens the tunnel's socket at `address`, blocking, with large queues where the process may have them.
-///
-/// Path MTU discovery stays as the kernel has it (`IP_PMTUDISC_WANT`): a datagram longer than its path is
-/// fragmented on the underlay.
 ///
 /// # Errors
 /// The port is taken or the address is not local.
@@ -102,6 +100,44 @@ pub fn enable_runs(socket: &UdpSocket) -> RunSupport {
 pub fn disable_runs(socket: &UdpSocket) {
     if let Err(error) = setsockopt(socket, sockopt::UdpGroSegment, &false) {
         tracing::debug!(%error, "the socket may go on receiving runs");
+    }
+}
+
+/// What becomes of datagrams longer than their path.
+///
+/// As a rule they are refused (`EMSGSIZE`), one alone as much as a run, so that whoever sent the packet in it can
+/// be told; what may be fragmented is then sent anew. Where `net.ipv4.ip_no_pmtu_disc` is set there is no path to be
+/// known: datagrams go without DF, and the routers of the underlay fragment them.
+#[derive(Debug, Clone, Copy)]
+pub struct TooLong {
+    usual: Ipv4PathMtuDiscovery,
+}
+
+impl TooLong {
+    /// Sets `socket` up, whatever an earlier run has made of it.
+    ///
+    /// # Errors
+    /// There is no socket to be had, or as setsockopt(2).
+    pub fn set_up(socket: &UdpSocket) -> io::Result<Self> {
+        let fresh = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let usual = match ip_mtu_discover(&fresh)? {
+            Ipv4PathMtuDiscovery::WANT => Ipv4PathMtuDiscovery::DO,
+            other => other,
+        };
+        set_ip_mtu_discover(socket, usual)?;
+        Ok(Self { usual })
+    }
+
+    /// Whether datagrams longer than their path are fragmented, from now on, rather than refused.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub fn fragment(self, socket: &UdpSocket, fragment: bool) -> io::Result<()> {
+        if self.usual != Ipv4PathMtuDiscovery::DO {
+            return Ok(());
+        }
+        let mode = if fragment { Ipv4PathMtuDiscovery::WANT } else { self.usual };
+        Ok(set_ip_mtu_discover(socket, mode)?)
     }
 }
 

@@ -135,6 +135,12 @@ impl Sources {
             page.labelled(suppressed, &format!(r#"cause="{}""#, cause.name()), count);
         }
 
+        page.single(
+            "relay_udp_fragmented_packets_total",
+            "counter",
+            "Packets among those sent to other nodes that were longer than the path and went in fragments.",
+            outbound.fragmented.get(),
+        );
         let in_use = "relay_offload_in_use";
         page.head(in_use, "gauge", "Whether the kernel handles this many packets at a time.");
         for kind in Bulk::ALL {

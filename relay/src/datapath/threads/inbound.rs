@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use super::{DataPath, DataPathError, PAUSE};
+use super::{Abilities, DataPath, DataPathError, PAUSE};
 use crate::{
     datapath::{
         MAX_PACKET, Verdict,
@@ -17,10 +17,7 @@ use crate::{
         report::Reporter,
         segment::Plan,
         tun,
-        udp::{
-            RunSupport,
-            batch::{self, Arrivals},
-        },
+        udp::batch::{self, Arrivals},
     },
     wire::{
         ipv4::Packet,
@@ -28,7 +25,7 @@ use crate::{
     },
 };
 
-pub(super) fn run(path: &DataPath, _: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
+pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.inbound;
     let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted);
     let mut coalescer = Coalescer::new(path.tun.offload());

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use super::{DataPath, DataPathError, PAUSE};
+use super::{Abilities, DataPath, DataPathError, PAUSE};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
@@ -17,20 +17,26 @@ use crate::{
         report::Reporter,
         runs::{Run, Runs},
         tun,
-        udp::{self, RunSupport, batch},
+        udp::{self, TooLong, batch},
     },
     wire::{icmpv4::Error, ipv4::Packet, virtio},
 };
 
-pub(super) fn run(path: &DataPath, support: RunSupport, stop: &AtomicBool) -> Result<(), DataPathError> {
+pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.outbound;
     let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
     let mut outbound = Outbound {
         path,
         counters,
-        runs: Runs::new(support.send),
+        runs: Runs::new(socket.runs.send),
         quote: vec![0; MAX_PACKET].into(),
-        sender: Sender { path, counters, reporter: Reporter::new(&path.icmp, counters, own), stop },
+        sender: Sender {
+            path,
+            counters,
+            reporter: Reporter::new(&path.icmp, counters, own),
+            too_long: socket.too_long,
+            stop,
+        },
     };
     let mut packet = vec![0; MAX_PACKET];
     let mut drains = path.offload.batches();
@@ -127,6 +133,7 @@ struct Sender<'a> {
     path: &'a DataPath,
     counters: &'a Direction,
     reporter: Reporter<'a>,
+    too_long: TooLong,
     stop: &'a AtomicBool,
 }
 
@@ -203,10 +210,13 @@ impl Sender<'_> {
         false
     }
 
-    /// Deals with a run of datagrams too long for the path: the kernel fragments single datagrams only.
+    /// Deals with datagrams longer than the path, or than what is left of it after a router of the underlay has told
+    /// the kernel of a smaller hop.
     ///
-    /// A source that forbids fragments is told, once, and its packet dropped. Where no error may be sent, or the
-    /// rate does not allow one, the packet is carried in fragments all the same: no black hole.
+    /// A source that forbids fragments is told, once, and its packet dropped (RFC 2003 section 5.1). Where no error may
+    /// be sent, or the rate does not allow one, the packet is carried all the same: no black hole. Carried means that
+    /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
+    /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
         let limit = match udp::path_mtu(run.node, self.path.port) {
             Ok(mtu) => mtu.saturating_sub(ENCAPSULATION as u16),
@@ -215,6 +225,7 @@ impl Sender<'_> {
                 u16::MAX
             }
         };
+        self.fragment(true);
         let mut told = None;
         for place in run.datagrams() {
             let packet = &buffer[place.clone()];
@@ -229,7 +240,16 @@ impl Sender<'_> {
                     continue;
                 }
             }
-            self.send_single(buffer, run.node, place);
+            if self.send_single(buffer, run.node, place) && packet.len() > usize::from(limit) {
+                self.counters.fragmented.add(1);
+            }
+        }
+        self.fragment(false);
+    }
+
+    fn fragment(&mut self, fragment: bool) {
+        if let Err(error) = self.too_long.fragment(&self.path.udp, fragment) {
+            self.reporter.log(&error, "setting whether datagrams are fragmented");
         }
     }
 }
