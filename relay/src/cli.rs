@@ -23,7 +23,10 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     control,
     daemon::{self, RegistryOptions},
-    datapath::offload::Offload,
+    datapath::{
+        marking::{Marking, Outer},
+        offload::Offload,
+    },
     host::{notify::Inherited, privileges},
     registry::{
         LEASE_TTL,
@@ -135,6 +138,26 @@ pub struct Options {
     /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
     #[arg(long, env = "FLANNELD_OFFLOAD", default_value = "auto", value_name = "RUNG")]
     offload: Offload,
+    /// ECN field of the tunnel's datagrams: off, or copy to have the underlay mark congestion; every peer must be a relay then
+    #[arg(
+        long,
+        env = "RELAY_ECN",
+        value_enum,
+        default_value = "off",
+        hide_possible_values = true,
+        value_name = "MODE"
+    )]
+    ecn: Outer,
+    /// DSCP of the tunnel's datagrams: off, or copy for that of the packets inside
+    #[arg(
+        long,
+        env = "RELAY_DSCP",
+        value_enum,
+        default_value = "off",
+        hide_possible_values = true,
+        value_name = "MODE"
+    )]
+    dscp: Outer,
     /// Log verbosity: 0 informs, 1 and up for debugging
     #[arg(short = 'v', long = "v", env = "FLANNELD_V", default_value_t = 0, value_name = "LEVEL")]
     verbosity: u8,
@@ -233,6 +256,7 @@ impl Options {
             blackhole_route: self.ip_blackhole_route,
             healthz: (self.healthz_port != 0).then_some((self.healthz_ip, self.healthz_port)),
             offload: self.offload,
+            marking: Marking { ecn: self.ecn, dscp: self.dscp },
         }
     }
 }

@@ -200,6 +200,7 @@ async fn start_and_watch<R: Registry>(
         sources: Arc::clone(&sources),
         failed,
         offload: config.offload,
+        marking: config.marking,
     };
 
     health.waiting("listing the leases of other nodes");

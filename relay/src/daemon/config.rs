@@ -13,6 +13,8 @@ pub struct Config {
     pub underlay: Selection,
     /// What is handed to the kernel in bulk.
     pub offload: crate::datapath::offload::Offload,
+    /// How datagrams are marked.
+    pub marking: crate::datapath::marking::Marking,
     /// Whether other nodes' datagrams arrive from addresses that are not in their leases.
     pub peers_behind_nat: bool,
     /// Where to write `subnet.env`.

@@ -15,6 +15,7 @@ use crate::{
     datapath::{
         ENCAPSULATION,
         admission::Admission,
+        marking::Marking,
         offload::Offload,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
@@ -76,6 +77,7 @@ pub(super) struct Live {
     pub(super) sources: Arc<Sources>,
     pub(super) failed: mpsc::UnboundedSender<DataPathError>,
     pub(super) offload: Offload,
+    pub(super) marking: Marking,
 }
 
 impl Live {
@@ -96,6 +98,7 @@ impl Live {
             routes: Arc::clone(&self.routes),
             counters: Arc::clone(&self.sources.counters),
             offload: self.offload,
+            marking: self.marking,
         };
         let running = data_path.start(&self.failed)?;
         self.show();

@@ -66,6 +66,7 @@ drop_reasons! {
     UnknownSource "unknown-source" "The inner source is in no lease's subnet, nor the address of the node that sent the datagram.",
     SpoofedSource "spoofed-source" "The datagram came from another node than the one that leases the inner source, or the source is this node's.",
     ForeignDestination "foreign-destination" "The inner destination is not in this node's subnet.",
+    CongestedNotCapable "congested-not-capable" "The datagram is marked as congested (CE) and the packet in it would not understand the mark (Not-ECT).",
     WriteFailed "write-failed" "The kernel refused the packet on the TUN: the device is down or out of memory.",
 }
 
@@ -96,8 +97,37 @@ impl DropReason {
         Self::SpoofedSource,
         Self::ForeignDestination,
         Self::TtlExpired,
+        Self::CongestedNotCapable,
         Self::WriteFailed,
     ];
+}
+
+/// Pairs of ECN fields, a packet's and its datagram's, that nothing in order produces (RFC 6040 section 4.2: "currently
+/// unused"): something on the underlay rewrites the field, or a peer is out of order. The packets are passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unexpected {
+    /// ECT(0) or ECT(1) around Not-ECT.
+    CapableOnNotCapable,
+    /// ECT(0) around ECT(1).
+    Capable0OnCapable1,
+    /// ECT(1) around CE.
+    Capable1OnCongested,
+}
+
+impl Unexpected {
+    /// Every pair.
+    pub const ALL: [Self; 3] =
+        [Self::CapableOnNotCapable, Self::Capable0OnCapable1, Self::Capable1OnCongested];
+
+    /// Its name in `/metrics`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CapableOnNotCapable => "ect-on-not-ect",
+            Self::Capable0OnCapable1 => "ect0-on-ect1",
+            Self::Capable1OnCongested => "ect1-on-ce",
+        }
+    }
 }
 
 /// Why an ICMP error was not sent although a packet was rejected.
@@ -147,6 +177,7 @@ pub struct Direction {
     drops: [Counter; DropReason::ALL.len()],
     icmp_sent: [Counter; ICMP_TYPES.len()],
     icmp_suppressed: [Counter; IcmpSuppressed::ALL.len()],
+    unexpected: [Counter; Unexpected::ALL.len()],
     /// Packets among those passed on that were longer than their path and went in fragments.
     pub fragmented: Counter,
 }
@@ -192,6 +223,16 @@ impl Direction {
     /// Counts an ICMP error that was not sent.
     pub fn suppressed(&self, cause: IcmpSuppressed) {
         self.icmp_suppressed[cause as usize].add(1);
+    }
+
+    /// Counts a packet whose ECN field and its datagram's do not go together.
+    pub fn unexpected_ecn(&self, pair: Unexpected) {
+        self.unexpected[pair as usize].add(1);
+    }
+
+    /// Packets whose ECN field and their datagram's made this pair.
+    pub fn unexpected(&self, pair: Unexpected) -> u64 {
+        self.unexpected[pair as usize].get()
     }
 
     /// ICMP errors that were not sent, in the order of [`IcmpSuppressed::ALL`].

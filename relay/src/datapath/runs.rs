@@ -1,6 +1,6 @@
 //! Datagrams on their way out, packed so that the kernel takes many in one call.
 //!
-//! A *run* is a row of datagrams to one node, all of the same length but the last, which may be shorter: what
+//! A *run* is a row of datagrams to one node, of one traffic class, all of the same length but the last, which may be shorter: what
 //! `UDP_SEGMENT` sends at once. Runs are made of datagrams and not of super-packets: 45 segments of a TCP packet do
 //! not fit one send, and small packets of any flow share a run.
 
@@ -20,11 +20,27 @@ const MAX_RUNS: usize = 64;
 /// Octets that wait for one call. Held to what the second-level cache keeps while the kernel copies it again.
 const FULL: usize = 128 << 10;
 
+/// Where a datagram goes, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// The node.
+    pub node: Ipv4Addr,
+    /// The outer header's traffic class octet.
+    pub traffic_class: u8,
+}
+
+impl From<Ipv4Addr> for Destination {
+    /// To `node`, unmarked.
+    fn from(node: Ipv4Addr) -> Self {
+        Self { node, traffic_class: 0 }
+    }
+}
+
 /// A row of datagrams in the buffer of [`Runs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Where they go.
-    pub node: Ipv4Addr,
+    /// Where they go, and how.
+    pub to: Destination,
     /// Octets before the first in the buffer.
     pub start: usize,
     /// Octets of all.
@@ -36,8 +52,8 @@ pub struct Run {
 }
 
 impl Run {
-    fn takes(&self, node: Ipv4Addr, length: usize) -> bool {
-        self.node == node
+    fn takes(&self, to: Destination, length: usize) -> bool {
+        self.to == to
             && length <= self.stride
             && self.length == self.stride * self.count
             && self.count < MAX_COUNT
@@ -87,14 +103,15 @@ impl Runs {
         &mut self.buffer[self.used..]
     }
 
-    /// Takes the first `length` octets of the room as a datagram to `node`.
-    pub fn push(&mut self, node: Ipv4Addr, length: usize) {
+    /// Takes the first `length` octets of the room as a datagram.
+    pub fn push(&mut self, to: impl Into<Destination>, length: usize) {
+        let to = to.into();
         match self.runs.last_mut() {
-            Some(run) if self.segmented && run.takes(node, length) => {
+            Some(run) if self.segmented && run.takes(to, length) => {
                 run.length += length;
                 run.count += 1;
             }
-            _ => self.runs.push(Run { node, start: self.used, length, stride: length, count: 1 }),
+            _ => self.runs.push(Run { to, start: self.used, length, stride: length, count: 1 }),
         }
         self.used += length;
     }
@@ -148,6 +165,16 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_of_another_traffic_class_make_another_run() {
+        let mut runs = Runs::new(true);
+        for traffic_class in [0, 0, 2, 3, 2, 2] {
+            runs.push(Destination { node: A, traffic_class }, 100);
+        }
+        let runs: Vec<_> = runs.waiting().1.iter().map(|run| (run.to.traffic_class, run.count)).collect();
+        assert_eq!(runs, [(0, 2), (2, 1), (3, 1), (2, 2)]);
+    }
+
+    #[test]
     fn a_run_holds_63_datagrams_and_65507_octets() {
         assert_eq!(counts(&[(A, 60); 64]), [63, 1]);
         assert_eq!(counts(&[(A, 1472); 45]), [44, 1]);
@@ -170,23 +197,26 @@ mod tests {
     proptest! {
         #[test]
         fn the_datagrams_come_out_as_they_went_in(
-            datagrams in prop::collection::vec((prop::sample::select(vec![A, B]), 0usize..400), 0..64),
+            datagrams in prop::collection::vec(
+                ((prop::sample::select(vec![A, B]), 0u8..3), 0usize..400), 0..64
+            ),
             segmented in any::<bool>(),
         ) {
+            let to = |(node, traffic_class)| Destination { node, traffic_class };
             let mut runs = Runs::new(segmented);
-            for (index, (node, length)) in datagrams.iter().enumerate() {
+            for (index, (place, length)) in datagrams.iter().enumerate() {
                 runs.room()[..*length].fill(index as u8);
-                runs.push(*node, *length);
+                runs.push(to(*place), *length);
             }
             let (buffer, waiting) = runs.waiting();
             let out: Vec<_> = waiting
                 .iter()
-                .flat_map(|run| run.datagrams().map(|place| (run.node, buffer[place].to_vec())))
+                .flat_map(|run| run.datagrams().map(|place| (run.to, buffer[place].to_vec())))
                 .collect();
             let expected: Vec<_> = datagrams
                 .iter()
                 .enumerate()
-                .map(|(index, (node, length))| (*node, vec![index as u8; *length]))
+                .map(|(index, (place, length))| (to(*place), vec![index as u8; *length]))
                 .collect();
             prop_assert_eq!(out, expected);
             for run in waiting {

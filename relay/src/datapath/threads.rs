@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use super::{
     admission::Admission,
     counters::{Bulk, Counters},
+    marking::Marking,
     offload::{Offload, TunOffload},
     routes::Routes,
     tun::Tun,
@@ -72,6 +73,8 @@ pub struct DataPath {
     pub admission: Admission,
     /// Which node carries which subnet.
     pub routes: Arc<Routes>,
+    /// How datagrams are marked.
+    pub marking: Marking,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// What is handed to the kernel in bulk. What the device carries was settled when it was created.
@@ -100,6 +103,7 @@ impl DataPath {
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
+        udp::enable_traffic_class(&self.udp)?;
         let socket = Abilities { runs, too_long: TooLong::set_up(&self.udp)? };
         let tun = self.tun.offload();
         for (kind, in_use) in [

@@ -103,6 +103,14 @@ pub fn disable_runs(socket: &UdpSocket) {
     }
 }
 
+/// Asks for the traffic class of each datagram received (`IP_RECVTOS`).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn enable_traffic_class(socket: &UdpSocket) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::IpRecvTos, &true)?)
+}
+
 /// What becomes of datagrams longer than their path.
 ///
 /// As a rule they are refused (`EMSGSIZE`), one alone as much as a run, so that whoever sent the packet in it can

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        counters::{Bulk, Counters, Direction, DropReason, ICMP_TYPES, IcmpSuppressed},
+        counters::{Bulk, Counters, Direction, DropReason, ICMP_TYPES, IcmpSuppressed, Unexpected},
         routes::Routes,
     },
     registry::follow::FollowStats,
@@ -141,6 +141,16 @@ impl Sources {
             "Packets among those sent to other nodes that were longer than the path and went in fragments.",
             outbound.fragmented.get(),
         );
+        let unexpected = "relay_ecn_unexpected_total";
+        page.head(
+            unexpected,
+            "counter",
+            "Packets let in although their ECN field and their datagram's do not go together.",
+        );
+        for pair in Unexpected::ALL {
+            page.labelled(unexpected, &format!(r#"pair="{}""#, pair.name()), inbound.unexpected(pair));
+        }
+
         let in_use = "relay_offload_in_use";
         page.head(in_use, "gauge", "Whether the kernel handles this many packets at a time.");
         for kind in Bulk::ALL {

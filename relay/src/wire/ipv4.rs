@@ -2,7 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum;
+use super::{
+    checksum,
+    ecn::{self, Ecn},
+};
 
 /// Octets of a header without options.
 pub const MIN_HEADER: usize = 20;
@@ -15,6 +18,7 @@ mod field {
     use std::ops::Range;
 
     pub(super) const VERSION_IHL: usize = 0;
+    pub(super) const TRAFFIC_CLASS: usize = 1;
     pub(super) const TOTAL_LENGTH: Range<usize> = 2..4;
     pub(super) const FLAGS_OFFSET: Range<usize> = 6..8;
     pub(super) const TTL: usize = 8;
@@ -112,6 +116,11 @@ impl<B: AsRef<[u8]>> Packet<B> {
         &self.bytes.as_ref()[..self.total_length()]
     }
 
+    /// The octet with the DSCP (RFC 2474) and the ECN field (RFC 3168), once the type of service.
+    pub fn traffic_class(&self) -> u8 {
+        self.bytes.as_ref()[field::TRAFFIC_CLASS]
+    }
+
     /// Time to live, in hops.
     pub fn ttl(&self) -> u8 {
         self.bytes.as_ref()[field::TTL]
@@ -155,6 +164,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Packet<B> {
         let bytes = self.bytes.as_mut();
         debug_assert_ne!(bytes[field::TTL], 0);
         bytes[field::TTL] = bytes[field::TTL].wrapping_sub(1);
+        bytes[field::CHECKSUM].copy_from_slice(&updated.to_be_bytes());
+    }
+
+    /// Sets the ECN field and updates the header checksum. The DSCP stays.
+    pub fn set_ecn(&mut self, ecn: Ecn) {
+        let first = field::VERSION_IHL..field::TRAFFIC_CLASS + 1;
+        let old = self.word(first.clone());
+        let new = old & !u16::from(ecn::MASK) | ecn as u16;
+        let updated = checksum::after_change(self.word(field::CHECKSUM), old, new);
+        let bytes = self.bytes.as_mut();
+        bytes[first].copy_from_slice(&new.to_be_bytes());
         bytes[field::CHECKSUM].copy_from_slice(&updated.to_be_bytes());
     }
 }
@@ -259,6 +279,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_new_ecn_field_changes_nothing_else_and_leaves_the_header_valid(
+            tos: u8, ttl: u8, id: u16, ecn in 0u8..4
+        ) {
+            let mut bytes = test_packet(A, B, ttl, 17, b"payload");
+            bytes[1] = tos;
+            bytes[4..6].copy_from_slice(&id.to_be_bytes());
+            test_seal(&mut bytes);
+            let before = bytes.clone();
+            Packet::new_checked(&mut bytes[..]).unwrap().set_ecn(Ecn::of(ecn));
+            prop_assert_eq!(bytes[1], tos & !ecn::MASK | ecn);
+            prop_assert_eq!(checksum::sum(&bytes[..MIN_HEADER]), 0xffff);
+            bytes[1] = before[1];
+            bytes[field::CHECKSUM].copy_from_slice(&before[field::CHECKSUM]);
+            prop_assert_eq!(bytes, before);
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(packet) = Packet::new_checked(&bytes[..]) {

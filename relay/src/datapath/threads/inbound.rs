@@ -13,7 +13,7 @@ use crate::{
         coalesce::{Coalescer, Emission},
         counters::{Bulk, Direction, DropReason},
         icmp::Audience,
-        inbound,
+        inbound, marking,
         report::Reporter,
         segment::Plan,
         tun,
@@ -54,7 +54,16 @@ pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<()
                 counters.received(1, datagram.len());
                 match inbound::decide(datagram, arrival.node, &path.routes, &path.admission) {
                     Verdict::Forward(deliver) => {
-                        coalescer.push(&datagram[..deliver.length], &mut |large| writer.write(large));
+                        let packet = &mut datagram[..deliver.length];
+                        match marking::leave(packet, arrival.traffic_class) {
+                            Ok(unexpected) => {
+                                if let Some(pair) = unexpected {
+                                    counters.unexpected_ecn(pair);
+                                }
+                                coalescer.push(packet, &mut |large| writer.write(large));
+                            }
+                            Err(reason) => counters.dropped(reason, 1),
+                        }
                     }
                     Verdict::Drop(reason) => counters.dropped(reason, 1),
                     Verdict::Reject(reason, error) => {

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
@@ -15,7 +14,7 @@ use crate::{
         icmp::Audience,
         outbound,
         report::Reporter,
-        runs::{Run, Runs},
+        runs::{Destination, Run, Runs},
         tun,
         udp::{self, TooLong, batch},
     },
@@ -87,9 +86,11 @@ impl Outbound<'_> {
         self.counters.received(plan.count(), plan.octets());
         match verdict {
             Verdict::Forward(node) => {
+                let class = Packet::new_checked(&*packet).map_or(0, |packet| packet.traffic_class());
+                let to = Destination { node, traffic_class: self.path.marking.outer(class) };
                 let mut segments = plan.segments(packet);
                 while let Some(length) = segments.write_next(self.runs.room()) {
-                    self.runs.push(node, length);
+                    self.runs.push(to, length);
                     if self.runs.is_full() {
                         self.flush();
                     }
@@ -177,7 +178,7 @@ impl Sender<'_> {
             Some(libc::EIO | libc::EINVAL) if run.count > 1 => {
                 // When single datagrams are refused as well, it is not the segmenting.
                 let passed =
-                    run.datagrams().filter(|place| self.send_single(buffer, run.node, place.clone())).count();
+                    run.datagrams().filter(|place| self.send_single(buffer, run.to, place.clone())).count();
                 if passed > 0 {
                     tracing::warn!(%error, "the kernel does not segment UDP here: sending single datagrams from now on");
                     return false;
@@ -191,9 +192,9 @@ impl Sender<'_> {
         true
     }
 
-    fn send_single(&mut self, buffer: &[u8], node: Ipv4Addr, place: std::ops::Range<usize>) -> bool {
+    fn send_single(&mut self, buffer: &[u8], to: Destination, place: std::ops::Range<usize>) -> bool {
         let length = place.len();
-        let single = Run { node, start: place.start, length, stride: length, count: 1 };
+        let single = Run { to, start: place.start, length, stride: length, count: 1 };
         match self.try_send(buffer, &[single]) {
             Ok(_) => {
                 self.counters.passed(1, length);
@@ -218,7 +219,7 @@ impl Sender<'_> {
     /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
     /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
-        let limit = match udp::path_mtu(run.node, self.path.port) {
+        let limit = match udp::path_mtu(run.to.node, self.path.port) {
             Ok(mtu) => mtu.saturating_sub(ENCAPSULATION as u16),
             Err(error) => {
                 self.reporter.log(&error, "asking for the path MTU");
@@ -240,7 +241,7 @@ impl Sender<'_> {
                     continue;
                 }
             }
-            if self.send_single(buffer, run.node, place) && packet.len() > usize::from(limit) {
+            if self.send_single(buffer, run.to, place) && packet.len() > usize::from(limit) {
                 self.counters.fragmented.add(1);
             }
         }

@@ -17,20 +17,43 @@ const SEND: usize = 16;
 /// Messages taken from the kernel in one call.
 pub const RECEIVE: usize = 8;
 
-/// A control message with an integer: the length that a run is cut by. Laid out and sized as `CMSG_SPACE` says.
+/// A control message with a value of up to eight octets: the length that a run is cut by, or its traffic class. Several
+/// in a row lie as `CMSG_SPACE` and `CMSG_NXTHDR` have them.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct Control<T> {
+struct Control {
     header: libc::cmsghdr,
-    value: T,
+    value: [u8; 8],
 }
 
-impl<T> Control<T> {
-    /// As `CMSG_LEN`.
-    const LENGTH: usize = size_of::<libc::cmsghdr>() + size_of::<T>();
-}
+/// The most that a message has.
+const CONTROLS: usize = 2;
 
-const _: () = assert!(size_of::<Control<u16>>() == 24 && size_of::<Control<libc::c_int>>() == 24);
+const _: () = assert!(size_of::<Control>() == size_of::<libc::cmsghdr>() + 8 && size_of::<Control>() == 24);
+
+impl Control {
+    fn empty() -> Self {
+        Self { header: zeroed(), value: [0; 8] }
+    }
+
+    fn new<const N: usize>(level: libc::c_int, kind: libc::c_int, value: [u8; N]) -> Self {
+        let mut control = Self::empty();
+        control.header.cmsg_len = (size_of::<libc::cmsghdr>() + N) as _;
+        control.header.cmsg_level = level;
+        control.header.cmsg_type = kind;
+        control.value[..N].copy_from_slice(&value);
+        control
+    }
+
+    /// The value, when the message is of this kind and as long.
+    fn get<const N: usize>(&self, level: libc::c_int, kind: libc::c_int) -> Option<[u8; N]> {
+        let header = &self.header;
+        let is_it = header.cmsg_level == level
+            && header.cmsg_type == kind
+            && header.cmsg_len == size_of::<libc::cmsghdr>() + N;
+        self.value.first_chunk().copied().filter(|_| is_it)
+    }
+}
 
 fn zeroed<T: Plain>() -> T {
     // SAFETY: all zeros is a valid value of the types marked as plain.
@@ -62,26 +85,32 @@ pub fn send(socket: &UdpSocket, port: u16, buffer: &[u8], runs: &[Run]) -> io::R
     let runs = &runs[..runs.len().min(SEND)];
     let mut names = [zeroed::<libc::sockaddr_in>(); SEND];
     let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; SEND];
-    let mut controls = [Control { header: zeroed(), value: 0u16 }; SEND];
+    let mut controls = [[Control::empty(); CONTROLS]; SEND];
     let mut messages = [zeroed::<libc::mmsghdr>(); SEND];
     for (index, run) in runs.iter().enumerate() {
         let octets = &buffer[run.start..run.start + run.length];
-        names[index] = socket_address(run.node, port);
+        names[index] = socket_address(run.to.node, port);
         vectors[index] = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
         let message = &mut messages[index].msg_hdr;
         message.msg_name = (&raw mut names[index]).cast();
         message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         message.msg_iov = &raw mut vectors[index];
         message.msg_iovlen = 1;
+        let room = &mut controls[index];
+        let mut used = 0;
         // A segment size that is not smaller than the whole has upset kernels: single datagrams go without.
         if run.count > 1 {
-            let control = &mut controls[index];
-            control.header.cmsg_len = Control::<u16>::LENGTH as _;
-            control.header.cmsg_level = libc::SOL_UDP;
-            control.header.cmsg_type = libc::UDP_SEGMENT;
-            control.value = run.stride as u16;
-            message.msg_control = (&raw mut *control).cast();
-            message.msg_controllen = size_of::<Control<u16>>() as _;
+            room[used] = Control::new(libc::SOL_UDP, libc::UDP_SEGMENT, (run.stride as u16).to_ne_bytes());
+            used += 1;
+        }
+        if run.to.traffic_class != 0 {
+            let value = libc::c_int::from(run.to.traffic_class).to_ne_bytes();
+            room[used] = Control::new(libc::IPPROTO_IP, libc::IP_TOS, value);
+            used += 1;
+        }
+        if used > 0 {
+            message.msg_control = room.as_mut_ptr().cast();
+            message.msg_controllen = (used * size_of::<Control>()) as _;
         }
     }
     let count = runs.len() as libc::c_uint;
@@ -100,6 +129,9 @@ pub struct Arrival {
     pub length: usize,
     /// Octets of each datagram but the last.
     pub stride: usize,
+    /// The traffic class octet of the IP header of all its datagrams: the kernel merges none of different ones
+    /// (`inet_gro_receive`).
+    pub traffic_class: u8,
 }
 
 /// Room for the messages of one call, each the longest there may be.
@@ -115,7 +147,7 @@ impl Arrivals {
     #[must_use]
     pub fn new(count: usize) -> Self {
         let count = count.clamp(1, RECEIVE);
-        let nothing = Arrival { node: Ipv4Addr::UNSPECIFIED, length: 0, stride: 0 };
+        let nothing = Arrival { node: Ipv4Addr::UNSPECIFIED, length: 0, stride: 0, traffic_class: 0 };
         Self { buffer: vec![0; count * MAX_PACKET].into(), arrived: [nothing; RECEIVE], count: 0 }
     }
 
@@ -127,7 +159,7 @@ impl Arrivals {
         self.count = 0;
         let mut names = [zeroed::<libc::sockaddr_in>(); RECEIVE];
         let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; RECEIVE];
-        let mut controls = [Control { header: zeroed(), value: 0 as libc::c_int }; RECEIVE];
+        let mut controls = [[Control::empty(); CONTROLS]; RECEIVE];
         let mut messages = [zeroed::<libc::mmsghdr>(); RECEIVE];
         let mut room = 0;
         for (index, place) in self.buffer.chunks_exact_mut(MAX_PACKET).enumerate() {
@@ -137,8 +169,8 @@ impl Arrivals {
             message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
             message.msg_iov = &raw mut vectors[index];
             message.msg_iovlen = 1;
-            message.msg_control = (&raw mut controls[index]).cast();
-            message.msg_controllen = size_of::<Control<libc::c_int>>() as _;
+            message.msg_control = controls[index].as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&controls[index]) as _;
             room += 1;
         }
         // SAFETY: the first `room` messages point to names, vectors, controls and places that outlive the call and
@@ -154,16 +186,18 @@ impl Arrivals {
         };
         self.count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (index, arrival) in self.arrived[..self.count].iter_mut().enumerate() {
-            let (message, control) = (&messages[index], &controls[index]);
+            let message = &messages[index];
             let length = message.msg_len as usize;
-            let is_run = message.msg_hdr.msg_controllen >= Control::<libc::c_int>::LENGTH
-                && control.header.cmsg_level == libc::SOL_UDP
-                && control.header.cmsg_type == libc::UDP_GRO;
-            let stride = usize::try_from(control.value).ok().filter(|stride| is_run && *stride > 0);
+            // What the kernel did not fill stays empty, and is of no kind.
+            let controls = &controls[index];
+            let stride = controls.iter().find_map(|control| control.get(libc::SOL_UDP, libc::UDP_GRO));
+            let stride = stride.and_then(|value| usize::try_from(libc::c_int::from_ne_bytes(value)).ok());
+            let class = controls.iter().find_map(|control| control.get(libc::IPPROTO_IP, libc::IP_TOS));
             *arrival = Arrival {
                 node: Ipv4Addr::from_bits(u32::from_be(names[index].sin_addr.s_addr)),
                 length,
-                stride: stride.unwrap_or(length),
+                stride: stride.filter(|stride| *stride > 0).unwrap_or(length),
+                traffic_class: class.map_or(0, |[octet]: [u8; 1]| octet),
             };
         }
         Ok(())

@@ -4,7 +4,10 @@ use std::{
 };
 
 use super::*;
-use crate::datapath::{runs::Runs, udp::enable_runs};
+use crate::datapath::{
+    runs::{Destination, Runs},
+    udp::{enable_runs, enable_traffic_class},
+};
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -92,6 +95,35 @@ fn a_datagram_longer_than_udp_carries_is_refused_by_length() {
     let runs = pack(&[vec![0; 65_508]], true);
     let (buffer, waiting) = runs.waiting();
     assert_eq!(send(&sender, port, buffer, waiting).unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+}
+
+#[test]
+fn each_datagram_arrives_with_the_traffic_class_it_was_sent_with() {
+    let classes = [0u8, 0, 2, 2, 2, 3, 3, 0, 0xb9, 0xff, 0xff, 1, 2, 2];
+    for (sends_runs, receives_runs) in [(false, false), (false, true), (true, false), (true, true)] {
+        let ((sender, _), (receiver, port)) = (socket(), socket());
+        enable_traffic_class(&receiver).unwrap();
+        if receives_runs {
+            assert!(enable_runs(&receiver).receive);
+        }
+        let mut runs = Runs::new(sends_runs);
+        for (index, traffic_class) in classes.into_iter().enumerate() {
+            runs.room()[..100].fill(index as u8);
+            runs.push(Destination { node: HERE, traffic_class }, 100);
+        }
+        send_all(&sender, port, &runs);
+        let mut arrivals = Arrivals::new(RECEIVE);
+        let mut received = Vec::new();
+        while received.len() < classes.len() {
+            arrivals.receive(&receiver).unwrap();
+            for (arrival, octets) in arrivals.iter_mut() {
+                let datagrams = datagrams(octets, arrival.stride);
+                received.extend(datagrams.map(|datagram| (datagram[0], arrival.traffic_class)));
+            }
+        }
+        let sent = classes.into_iter().enumerate().map(|(index, class)| (index as u8, class));
+        assert_eq!(received, sent.collect::<Vec<_>>(), "{sends_runs} {receives_runs}");
+    }
 }
 
 #[test]
