@@ -211,9 +211,9 @@ fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded:
     let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
     let counters = Totals::since(counters, before);
     // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them; and
-    // one that a fragment is missing of is none.
-    let kept = seen.datagrams_in.saturating_sub(counters.received).min(seen.undeliverable);
-            joined: tally(INTERFACE, Direction::In).joined,
+    // one that a fragment is missing of is none. A run of them counts once.
+    let undeliverable = if seen.undeliverable > 0 { seen.undeliverable + seen.joined } else { 0 };
+    let kept = seen.datagrams_in.saturating_sub(counters.received).min(undeliverable);
     // By how much the left side may exceed the right, and the right the left.
     let (equal, left_more, right_more) = ((0, 0), (unrecorded, 0), (0, unrecorded));
     let equations = [
