@@ -67,7 +67,7 @@ impl DaemonError {
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Netlink(_)
-            | Self::DataPath(DataPathError::Start(_)) => 1,
+            | Self::DataPath(DataPathError::Start(_) | DataPathError::Panicked(_)) => 1,
         })
     }
 }

@@ -10,6 +10,7 @@ use std::{
     io,
     net::{Ipv4Addr, UdpSocket},
     os::unix::thread::JoinHandleExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -54,6 +55,9 @@ pub enum DataPathError {
     /// The signal handler, a thread or the socket could not be set up.
     #[error("starting the data path: {0}")]
     Start(#[from] io::Error),
+    /// A thread came upon what must not be. Packets are not forwarded any more, so the daemon has to be started again.
+    #[error("the thread {0} panicked, which is a defect: its message stands before this one")]
+    Panicked(&'static str),
 }
 
 /// What the data path works on.
@@ -126,7 +130,9 @@ impl DataPath {
         ] {
             let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
             let body = move || {
-                if let Err(error) = run(&shared, socket, &stop) {
+                let run = AssertUnwindSafe(|| run(&shared, socket, &stop));
+                let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
+                if let Err(error) = ended {
                     // The receiver is gone only when the daemon is ending anyway.
                     let _ = failed.send(error);
                 }
