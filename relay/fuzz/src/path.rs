@@ -159,7 +159,7 @@ fn assert_carried(runs: &Runs, datagrams: &[Vec<u8>], node: Ipv4Addr) {
     let (buffer, runs) = runs.waiting();
     let mut rest = datagrams.iter();
     for run in runs {
-        assert_eq!(run.node, node);
+        assert_eq!(run.to.node, node);
         assert!(run.count == 1 || (run.length <= RUN.0 && run.count <= RUN.1 && run.stride > 0));
         for place in run.datagrams() {
             assert_eq!(Some(&buffer[place]), rest.next().map(Vec::as_slice));
