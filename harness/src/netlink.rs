@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkMessage, State,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -327,7 +327,11 @@ fn port_state(link: &LinkMessage) -> Option<bool> {
         LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(port),
         _ => None,
     })?;
-    Some(port.iter().any(|part| matches!(part, InfoBridgePort::State(BridgePortState::Forwarding))))
+    let enabled = port.iter().any(|part| matches!(part, InfoBridgePort::State(BridgePortState::Forwarding)));
+    // A bridge enables the port of a link of which the kernel has yet to find out that it had no carrier
+    // (`IF_OPER_UNKNOWN`); the link drops everything until it has found out that it has one.
+    let up = link.attributes.iter().any(|part| matches!(part, LinkAttribute::OperState(State::Up)));
+    Some(enabled && up)
 }
 
 /// Whether the kernel's answer is that the link does not exist.
