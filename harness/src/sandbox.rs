@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 
 /// Where the labs' files live, on a tmpfs that only this process and its children see.
@@ -82,6 +83,15 @@ fn remedy(errno: Errno) -> String {
     }
 }
 
+/// Raises the limit on open files as far as it goes: each ping of a stream has a socket of its own.
+fn allow_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit on open files stays");
+    }
+}
+
 impl Sandbox {
     /// Moves the process into namespaces of its own.
     ///
@@ -102,6 +112,7 @@ impl Sandbox {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("harness"), PRIVATE_DIR, Some("tmpfs"), flags, Some("mode=1777"))
             .map_err(setup(format!("mounting a tmpfs on {PRIVATE_DIR}")))?;
+        allow_many_files();
         Ok(Self { rootless })
     }
 
