@@ -13,11 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::frame::Parts;
+use super::frame::{self, Parts};
 use super::line::{Cause, Impairment, Line};
 use super::port::Port;
 use crate::capture::frame::{Direction, Frame, Link, Point};
-use crate::capture::run;
 
 /// Frames that are taken from one end before the other has its turn.
 const BURST: usize = 64;
@@ -134,7 +133,9 @@ impl std::ops::Drop for Forwarder {
         {
             tracing::warn!("a shaper's thread has panicked");
         }
-        lock(&self.shared).flush();
+        let mut shared = lock(&self.shared);
+        shared.turn();
+        shared.flush();
     }
 }
 
@@ -148,7 +149,9 @@ impl Shared {
         for way in [0, 1] {
             for _ in 0..BURST {
                 match self.ports[1 - way].receive() {
-                    Ok(Some(frame)) => self.offer(way, frame),
+                    Ok(Some(frame)) => {
+                        frame::pieces(frame).into_iter().for_each(|frame| self.offer(way, frame))
+                    }
                     Ok(None) => break,
                     // The interface went down: what it had is lost with it.
                     Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
@@ -174,21 +177,17 @@ impl Shared {
         }
         self.ways[way].causes.insert(cause);
         let parts = Parts::of(&frame);
-        let datagrams = parts.segment.and_then(|segment| run::cut(parts.octets, Link::Ethernet, segment));
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let dropped = datagrams.unwrap_or_else(|| vec![parts.octets.to_vec()]).into_iter().map(|octets| {
-            let frame = Frame {
-                point: self.point.clone(),
-                direction: if way == INWARD { Direction::In } else { Direction::Out },
-                at,
-                link: Link::Ethernet,
-                wire_len: u32::try_from(octets.len()).unwrap_or(u32::MAX),
-                octets,
-                checksum_pending: parts.checksum_pending,
-            };
-            Drop { cause, frame }
-        });
-        lock(&self.log).extend(dropped);
+        let frame = Frame {
+            point: self.point.clone(),
+            direction: if way == INWARD { Direction::In } else { Direction::Out },
+            at,
+            link: Link::Ethernet,
+            wire_len: u32::try_from(len).unwrap_or(u32::MAX),
+            octets: parts.octets.to_vec(),
+            checksum_pending: parts.checksum_pending,
+        };
+        lock(&self.log).push(Drop { cause, frame });
     }
 
     fn release(&mut self, way: usize) {
