@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
@@ -258,7 +259,9 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                 };
                 let joined = u64::try_from(datagrams.len()).unwrap_or(0).saturating_sub(1);
                 recording.tallies.entry((point.clone(), direction)).or_default().joined += joined;
-                for octets in datagrams {
+                for (octets, place) in datagrams.into_iter().zip(0..) {
+                    // They passed at once, and have an order all the same.
+                    let at = at.saturating_add(Duration::from_nanos(place));
                     let (point, wire_len) = (point.clone(), u32::try_from(octets.len()).unwrap_or(u32::MAX));
                     recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
                 }

@@ -26,19 +26,25 @@ pub fn disorders(journeys: &[Journey], part: Part) -> Vec<Disorder> {
     let mut disorders = Vec::new();
     for (before, after) in longest.hops.iter().zip(longest.hops.iter().skip(1)) {
         let (earlier, later) = (passages(&flows, before), passages(&flows, after));
-        let order = |at: &BTreeMap<usize, Duration>, other: &BTreeMap<usize, Duration>| {
-            let both = at.iter().filter(|(packet, _)| other.contains_key(packet));
-            let mut order: Vec<(Duration, usize)> = both.map(|(packet, at)| (*at, *packet)).collect();
-            order.sort_unstable();
-            order.into_iter().map(|(_, packet)| packet).collect::<Vec<_>>()
-        };
-        if order(&earlier, &later) != order(&later, &earlier) {
+        let both = earlier.iter().filter_map(|(packet, at)| Some((*at, *later.get(packet)?)));
+        if overtake(both.collect()) {
             let (from, to) = (before.place(), after.place());
             let by = (before.point.host == after.point.host).then(|| before.point.host.clone());
             disorders.push(Disorder { from, to, by });
         }
     }
     disorders
+}
+
+/// Whether any packet passed the second point before one that had passed the first before it. Given are both times of each.
+fn overtake(mut times: Vec<(Duration, Duration)>) -> bool {
+    times.sort_unstable();
+    let mut last = Duration::ZERO;
+    times.chunk_by(|(one, _), (other, _)| one == other).any(|together| {
+        let overtaken = together.iter().any(|(_, later)| *later < last);
+        last = together.iter().map(|(_, later)| *later).fold(last, Duration::max);
+        overtaken
+    })
 }
 
 /// When each flow passed a point, by the flow's index.
