@@ -32,7 +32,7 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// few milliseconds costs some datagrams at any rate.
 const TOLERATED: f64 = 0.001;
 /// Datagrams a second that every overlay is expected to carry.
-const LOWEST: f64 = 5_000.0;
+pub(super) const LOWEST: f64 = 5_000.0;
 /// The search ends when it knows the rate so well.
 const PRECISION: f64 = 1.06;
 /// Tries at a rate before it counts as too high.

@@ -19,7 +19,7 @@ use crate::socket::set_option;
 pub(crate) struct Load {
     /// Octets of a datagram's payload, at least 4.
     pub(crate) size: usize,
-    /// Datagrams a second; none for as many as can be.
+    /// Datagrams a second, at least 1; none for as many as can be.
     pub(crate) rate: Option<f64>,
     /// Whether the kernel cuts them out of larger pieces (`UDP_SEGMENT`, udp(7)).
     pub(crate) segmented: bool,
@@ -93,7 +93,7 @@ fn send(socket: &UdpSocket, load: Load, run: Run, count: &AtomicU64, over: &Atom
     let mut sent = 0u64;
     while !over.load(Ordering::Relaxed) {
         if let Some(rate) = load.rate {
-            let due = start + Duration::from_secs_f64(sent as f64 / rate);
+            let due = start + Duration::from_secs_f64(sent as f64 / rate.max(1.0));
             let early = due.saturating_duration_since(Instant::now());
             if !early.is_zero() {
                 std::thread::sleep(early);

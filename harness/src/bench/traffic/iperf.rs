@@ -26,12 +26,12 @@ pub(crate) enum Way {
     Both,
 }
 
-/// A server, ended when dropped.
-pub(crate) struct Server(Child);
+/// A server for one client, since one that has just served may still be busy. Ended when dropped.
+struct Server(Child);
 
 impl Server {
-    /// Starts it in `namespace` and waits until it listens. To be called by a thread that lives as long as the server.
-    pub(crate) fn start(namespace: &Namespace) -> Result<Self, Error> {
+    /// Starts it in `namespace` and waits until it listens.
+    fn start(namespace: &Namespace) -> Result<Self, Error> {
         let child = namespace
             .command("iperf3")
             .args(["--server", "--version4"])
@@ -63,8 +63,11 @@ impl Drop for Server {
     }
 }
 
-/// A client that runs.
-pub(crate) struct Client(Child);
+/// A client that runs, with its server.
+pub(crate) struct Streams {
+    client: Child,
+    _server: Server,
+}
 
 /// What it says at its end.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,17 +80,18 @@ pub(crate) struct Done {
     pub(crate) retransmits: u64,
 }
 
-impl Client {
-    /// Starts one. To be called by a thread that lives as long as the client.
+impl Streams {
+    /// Starts both. To be called by a thread that lives as long as they do.
     pub(crate) fn start(
         from: &Namespace,
-        to: Ipv4Addr,
+        (to, address): (&Namespace, Ipv4Addr),
         streams: u32,
         way: Way,
         seconds: u64,
     ) -> Result<Self, Error> {
+        let server = Server::start(to)?;
         let mut command = from.command("iperf3");
-        command.args(["--json", "--client", &to.to_string()]);
+        command.args(["--json", "--client", &address.to_string()]);
         command.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);
         match way {
             Way::Forward => {}
@@ -95,12 +99,12 @@ impl Client {
             Way::Both => drop(command.arg("--bidir")),
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Ok(Self(command.spawn().map_err(system("starting iperf3"))?))
+        Ok(Self { client: command.spawn().map_err(system("starting iperf3"))?, _server: server })
     }
 
     /// Waits for its end.
     pub(crate) fn end(self) -> Result<Done, Error> {
-        let output = self.0.wait_with_output().map_err(system("reading what iperf3 says"))?;
+        let output = self.client.wait_with_output().map_err(system("reading what iperf3 says"))?;
         let text: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
             Error::Wrong(format!("iperf3 ended with {} and no JSON: {error}", output.status))
         })?;
