@@ -38,6 +38,7 @@ fn main() {
             overlay: Arc::new(Relay::new("no relay is started here")),
             etcd: Kind::Process,
             reason: "no etcd is started here".to_owned(),
+            recorded: true,
         };
         trials.push(Trial::test(name, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,7 +1,7 @@
 //! One packet as one interface saw it: the unit of a recording.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Octets of an Ethernet header.
 const ETHERNET_LEN: usize = 14;
@@ -74,4 +74,10 @@ impl Frame {
         let link_len = if self.link == Link::Ethernet { ETHERNET_LEN } else { 0 };
         self.octets.get(link_len..).unwrap_or_default()
     }
+}
+
+/// Now, by the clock that packets are stamped with: since the Unix epoch.
+#[expect(clippy::disallowed_methods, reason = "the kernel stamps packets by the wall clock")]
+pub(crate) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

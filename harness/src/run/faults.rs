@@ -1,9 +1,9 @@
 //! What is broken on purpose, now and while a stream flowed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::Runner;
-use crate::capture::frame::Frame;
+use crate::capture::frame::{Frame, now};
 use crate::flow::{Fault, FaultPlace};
 
 /// How long a packet may have been under way when what it met broke.
@@ -76,9 +76,4 @@ impl Runner<'_> {
         let met = self.episodes.iter().filter(|episode| episode.meets(frames));
         met.map(|episode| episode.fault.clone()).collect()
     }
-}
-
-/// The time that packets are stamped with: since the Unix epoch.
-pub(super) fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::faults::now;
 use super::{Runner, StepError};
-use crate::capture::frame::{Frame, Point};
+use crate::capture::frame::{Frame, Point, now};
 use crate::flow::{self, Dropped, Fault, FaultPlace, Place, Probe};
 use crate::lab::shaper::{Cause, Impairment, Rate, ShaperDrop};
 use crate::suite::{Shaping, Toward};

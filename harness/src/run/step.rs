@@ -19,7 +19,7 @@ const TRACEROUTE_PORT: u16 = 33_434;
 
 impl Runner<'_> {
     pub(super) async fn step(&mut self, step: &Step) -> Result<(), StepError> {
-        let began = super::faults::now();
+        let began = crate::capture::frame::now();
         let done = self.perform(step).await;
         self.note_faults(began);
         done

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
@@ -24,6 +24,7 @@ use crate::bench::progress::Progress;
 use crate::bench::statistics::Sorted;
 use crate::bench::system;
 use crate::bench::traffic::precise_sleeps;
+use crate::capture::frame::now;
 use crate::lab::Lab;
 use crate::netns::Namespace;
 
@@ -76,11 +77,6 @@ pub(super) async fn measure(lab: &Lab, count: u32, progress: &Progress) -> Resul
 /// Milliseconds between two times, which may be in the wrong order.
 fn since(start: Duration, end: Duration) -> f64 {
     (end.as_secs_f64() - start.as_secs_f64()) * 1e3
-}
-
-/// The time of the clock that the kernel stamps packets with.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A thread that sends datagrams into a subnet, if it is told one.

@@ -8,7 +8,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -177,11 +177,10 @@ impl Shared {
         }
         self.ways[way].causes.insert(cause);
         let parts = Parts::of(&frame);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let frame = Frame {
             point: self.point.clone(),
             direction: if way == INWARD { Direction::In } else { Direction::Out },
-            at,
+            at: crate::capture::frame::now(),
             link: Link::Ethernet,
             wire_len: u32::try_from(len).unwrap_or(u32::MAX),
             octets: parts.octets.to_vec(),
