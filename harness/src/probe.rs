@@ -12,10 +12,12 @@ use crate::netns::{self, Namespace};
 use crate::packet::marker;
 use crate::socket::set_option;
 
+mod bulk;
 mod error_queue;
 mod flooder;
 mod raw;
 
+pub use bulk::Bulk;
 use error_queue::QueuedError;
 pub use flooder::{Fill, Flooder};
 pub use raw::{Exit, RawSocket};

@@ -20,6 +20,7 @@ mod relay;
 mod shape;
 mod step;
 mod stream;
+mod transfer;
 
 /// What came of a case, before its snapshot is looked at.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ pub use step::{
     By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, ExpectLog, ExpectMetric, Flood, Heal,
     Inject, Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Ping, PingAll, PutKey,
     PutLease, Readdress, Relay, Repeat, Shape, Shaping, StartRelay, Step, Stream, SubnetFile, Sweep, Toward,
-    Traceroute, Udp, Unshaping, Variant, WaitRoute,
+    Traceroute, Transfer, Transport, Udp, Unshaping, Variant, WaitRoute,
 };
 pub(crate) use text::hexadecimal;
 pub use text::{Pairs, Run, Text, Values};

@@ -6,14 +6,15 @@ use std::ops::RangeInclusive;
 
 use socket2::SockFilter;
 
-/// UDP source ports of floods, which are not recorded packet by packet: no ring has room for them. They lie outside of
-/// the range that kernels choose ports from.
+/// Source ports of floods, UDP and TCP, which are not recorded packet by packet: no ring has room for them. They lie
+/// outside of the range that kernels choose ports from.
 pub const FLOOD_PORTS: RangeInclusive<u16> = 29_000..=29_999;
 
 /// `lo` has this index in every namespace.
 const LOOPBACK: u32 = 1;
 const IPV4: u32 = libc::ETH_P_IP as u32;
 const UDP: u32 = 17;
+const TCP: u32 = 6;
 /// The bits of the fragment field that are the offset.
 const OFFSET: u32 = 0x1fff;
 /// Octets from a tunnel datagram's UDP header to the protocol of the packet in it, and to that one's source port if its
@@ -26,28 +27,30 @@ pub(super) const NOT_LOOPBACK: [SockFilter; 4] =
     [load(libc::BPF_W, ancillary(libc::SKF_AD_IFINDEX)), jump(libc::BPF_JEQ, LOOPBACK, 0, 1), DROP, KEEP];
 
 /// The same without floods, in the tunnel (whose port is `port`) or outside of it, and without later fragments of UDP
-/// datagrams, which have no port to tell them by.
+/// and TCP, which have no port to tell them by.
 pub(super) fn without_floods(port: u16) -> Vec<SockFilter> {
     let (first, last) = (u32::from(*FLOOD_PORTS.start()), u32::from(*FLOOD_PORTS.end()));
     // Jumps count the instructions that they skip: to KEEP, the last but one, or DROP, the last.
     vec![
         load(libc::BPF_W, ancillary(libc::SKF_AD_IFINDEX)),
-        jump(libc::BPF_JEQ, LOOPBACK, 18, 0),
+        jump(libc::BPF_JEQ, LOOPBACK, 20, 0),
         load(libc::BPF_H, ancillary(libc::SKF_AD_PROTOCOL)),
-        jump(libc::BPF_JEQ, IPV4, 0, 15),
+        jump(libc::BPF_JEQ, IPV4, 0, 17),
         load(libc::BPF_B, network(9)),
-        jump(libc::BPF_JEQ, UDP, 0, 13),
+        jump(libc::BPF_JEQ, UDP, 1, 0),
+        jump(libc::BPF_JEQ, TCP, 0, 14),
         load(libc::BPF_H, network(6)),
-        jump(libc::BPF_JSET, OFFSET, 12, 0),
+        jump(libc::BPF_JSET, OFFSET, 13, 0),
         // X = length of the IP header
         filter(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, network(0)),
         load_beyond(libc::BPF_H, 0),
         jump(libc::BPF_JGE, first, 0, 1),
-        jump(libc::BPF_JGT, last, 0, 8),
+        jump(libc::BPF_JGT, last, 0, 9),
         load_beyond(libc::BPF_H, 2),
-        jump(libc::BPF_JEQ, u32::from(port), 0, 5),
+        jump(libc::BPF_JEQ, u32::from(port), 0, 6),
         load_beyond(libc::BPF_B, INNER_PROTOCOL),
-        jump(libc::BPF_JEQ, UDP, 0, 3),
+        jump(libc::BPF_JEQ, UDP, 1, 0),
+        jump(libc::BPF_JEQ, TCP, 0, 3),
         load_beyond(libc::BPF_H, INNER_PORT),
         jump(libc::BPF_JGE, first, 0, 1),
         jump(libc::BPF_JGT, last, 0, 1),

@@ -27,6 +27,11 @@ impl Lab {
         self.unrecorded += 1;
     }
 
+    /// Notes that any number of packets may be sent from now on that are not recorded.
+    pub fn note_unrecorded(&mut self) {
+        self.unrecorded = u64::from(u32::MAX);
+    }
+
     /// Waits until all is at rest after floods, and records everything again. Every equation holds exactly from then on.
     ///
     /// # Errors

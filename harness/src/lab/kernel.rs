@@ -7,7 +7,7 @@ use super::Lab;
 
 /// Counters of packets that a kernel drops without a word to anybody, the most specific first (proc_pid_net(5), `snmp`
 /// and `netstat`; meanings in RFC 4293 and the kernel's snmp_counter.rst).
-const DROPS: [(&str, &str); 12] = [
+const DROPS: [(&str, &str); 15] = [
     ("IpExt", "InCsumErrors"),
     ("IpExt", "InTruncatedPkts"),
     ("Udp", "InCsumErrors"),
@@ -20,10 +20,16 @@ const DROPS: [(&str, &str); 12] = [
     ("IpExt", "InNoRoutes"),
     ("Ip", "InHdrErrors"),
     ("Ip", "InDiscards"),
+    ("Udp", "IgnoredMulti"),
+    ("IpExt", "InMcastPkts"),
+    ("IpExt", "InBcastPkts"),
 ];
 
 /// Counters that also grow with packets that the kernel answers with an ICMP error.
 const ANSWERED: [&str; 3] = ["InAddrErrors", "InNoRoutes", "InHdrErrors"];
+
+/// Counters of packets for many. A kernel that has no use for one says no more of it than that it came.
+const FOR_MANY: [&str; 3] = ["IgnoredMulti", "InMcastPkts", "InBcastPkts"];
 
 /// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`]; and how many ICMP errors it sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,9 +58,20 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// A counter of a host's kernel, of `snmp` or `netstat`; 0 for a host that cannot be asked.
+    pub fn kernel_count(&self, host: &str, protocol: &str, name: &str) -> u64 {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let files = || read("/proc/thread-self/net/snmp") + &read("/proc/thread-self/net/netstat");
+        let text = self.host(host).ok().and_then(|host| host.namespace.run(files).ok());
+        counter(&text.unwrap_or_default(), protocol, name)
+    }
+}
+
 impl KernelDrops {
-    /// By how much each counter of each host grew since `earlier`: host, counter, growth.
-    pub fn since(&self, earlier: &Self) -> Vec<(String, &'static str, u64)> {
+    /// By how much each counter of each host grew since `earlier`: host, counter, growth. Those of packets for many are
+    /// left out unless asked for.
+    pub fn since(&self, earlier: &Self, for_many: bool) -> Vec<(String, &'static str, u64)> {
         let mut all = Vec::new();
         let none = Tally::default();
         for (host, now) in &self.0 {
@@ -64,7 +81,7 @@ impl KernelDrops {
                 let of = |tally: &Tally| tally.drops.get(at).copied().unwrap_or(0);
                 let growth = of(now).saturating_sub(of(before));
                 let growth = if ANSWERED.contains(name) { growth.saturating_sub(answered) } else { growth };
-                if growth > 0 {
+                if growth > 0 && (for_many || !FOR_MANY.contains(name)) {
                     all.push((host.clone(), *name, growth));
                 }
             }
@@ -116,7 +133,7 @@ mod tests {
         };
         let (before, after) = (drops(1, 10, 4), drops(2, 13, 6));
         let expected = [("a".to_owned(), "InCsumErrors", 1), ("a".to_owned(), "InHdrErrors", 1)];
-        assert_eq!(after.since(&before), expected);
-        assert_eq!(after.since(&after), []);
+        assert_eq!(after.since(&before, false), expected);
+        assert_eq!(after.since(&after, false), []);
     }
 }

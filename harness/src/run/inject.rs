@@ -135,6 +135,10 @@ impl Runner<'_> {
             };
         let socket = RawSocket::open(&namespace, exit)?;
         let position = self.lab.recorder.position();
+        let to = made.probe.to;
+        let mut nodes = self.case.topology.nodes.iter();
+        let for_many =
+            to.is_multicast() || to.is_broadcast() || nodes.any(|node| node.subnet.broadcast() == to);
         let kernels = self.lab.kernel_drops();
         let before = self.counters.clone();
         if injected.datagram.to.is_some() {
@@ -160,7 +164,7 @@ impl Runner<'_> {
             self.settle().await?;
             observation.frames = self.lab.recorder.since(position);
             observation.dropped = drops(&before, &self.counters);
-            let silent = self.lab.kernel_drops().since(&kernels);
+            let silent = self.lab.kernel_drops().since(&kernels, for_many);
             observation.dropped.extend(silent.into_iter().map(|(host, reason, count)| Dropped {
                 host,
                 place: Place::Kernel,

@@ -32,6 +32,7 @@ impl Runner<'_> {
             Step::PingAll(_) => self.ping_all().await?,
             Step::Udp(udp) => self.udp(udp).await?,
             Step::Flood(flood) => self.flood(flood).await?,
+            Step::Transfer(transfer) => self.transfer(transfer).await?,
             Step::Inject(inject) => self.inject(inject).await?,
             Step::Traceroute(traceroute) => self.traceroute(traceroute).await?,
             Step::Stream(stream) => self.stream(stream).await?,

@@ -121,6 +121,7 @@ impl Check<'_> {
                 self.probe(udp.probe(), at, false);
             }
             Step::Flood(flood) => self.flood(flood, at),
+            Step::Transfer(transfer) => self.transfer(transfer, at),
             Step::Inject(inject) => self.inject(inject, at),
             Step::Traceroute(traceroute) => self.way(&traceroute.from, &traceroute.to),
             Step::PutLease(lease) => {

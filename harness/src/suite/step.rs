@@ -12,6 +12,7 @@ mod inject;
 mod registry;
 mod relay;
 mod shape;
+mod transfer;
 
 pub use cut::{Cut, Heal};
 pub use flood::Flood;
@@ -21,6 +22,7 @@ pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
 pub use shape::{Shaping, Toward, Unshaping};
+pub use transfer::{Transfer, Transport};
 
 /// TTL of a probe that says nothing else.
 const TTL: u8 = 64;
@@ -46,6 +48,10 @@ pub enum Step {
     /// Sends many UDP datagrams, which nobody follows one by one: they are in no recording, and what becomes of them is
     /// told by what the daemons count, and by what becomes of others meanwhile.
     Flood(Flood),
+    /// Sends data over sockets, and fails unless it arrives as it was sent, each stream's at its own socket: with UDP
+    /// nothing lost and in order, with TCP no segment overtaken or with a wrong checksum; and no relay dropped any
+    /// of it. The packets are in no recording.
+    Transfer(Transfer),
     /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
     Traceroute(Traceroute),
     /// Writes a lease to etcd, in the place of whatever has its key, and waits until every running relay knows it.

@@ -28,6 +28,7 @@ impl Step {
                 (format!("udp {} > {}", udp.from, udp.to), knobs)
             }
             Self::Flood(flood) => flood.title(),
+            Self::Transfer(transfer) => transfer.title(),
             Self::Inject(inject) => inject.title(),
             Self::Traceroute(Traceroute { from, to, by, max }) => {
                 let mut knobs = Vec::from_iter((*by == By::Icmp).then(|| "by icmp".to_owned()));

@@ -1,10 +1,10 @@
-//! Whether a `flood` is one that ends.
+//! Whether a `flood` is one that ends, and a `transfer` one that arrives.
 
 use std::ops::Range;
 
 use super::Check;
 use crate::suite::mistake::Mistake;
-use crate::suite::step::{Flood, MAX_SECONDS};
+use crate::suite::step::{Flood, MAX_SECONDS, Transfer};
 
 impl Check<'_> {
     /// Checks a `flood` whose name stands at `at`.
@@ -19,6 +19,19 @@ impl Check<'_> {
         {
             let mistake = Mistake::new(at, "nobody counts what arrives there", "`max-lost` has no receiver");
             self.mistakes.push(mistake.help("flood a host of the lab, or take `max-lost` out"));
+        }
+    }
+
+    /// Checks a `transfer` whose name stands at `at`.
+    pub(super) fn transfer(&mut self, transfer: &Transfer, at: Range<usize>) {
+        self.way(&transfer.from, &transfer.to);
+        let has = |to| {
+            let nodes = &mut self.topology.nodes.iter();
+            self.is_host(to) || nodes.any(|node| [node.bridge_address(), node.tunnel_address()].contains(&to))
+        };
+        if !self.topology.address_of(&transfer.to).is_some_and(has) {
+            let mistake = Mistake::new(at, "nobody receives what is sent there", "no receiver");
+            self.mistakes.push(mistake.help("transfer to a host of the lab"));
         }
     }
 
