@@ -119,6 +119,9 @@ struct Parts {
     /// The relay program [default: `relay` beside this program, else in PATH]
     #[arg(long, env = "RELAY", value_name = "PATH")]
     relay: Option<PathBuf>,
+    /// A flag that every relay is started with unless a case gives it another value; may be repeated
+    #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    relay_flags: Vec<String>,
 }
 
 /// Why a command could not begin.
@@ -165,7 +168,7 @@ impl Parts {
     /// Enters the sandbox and puts the parts together.
     fn workshop(&self) -> Result<Workshop, Usage> {
         let program = self.program()?;
-        Ok(Workshop::new(Arc::new(Relay::new(program)), self.etcd)?)
+        Ok(Workshop::new(Arc::new(Relay::new(program).with_flags(self.relay_flags.clone())), self.etcd)?)
     }
 
     fn program(&self) -> Result<PathBuf, Usage> {

@@ -32,18 +32,26 @@ pub struct Relay {
     program: PathBuf,
     /// Whether it answers `/readyz`, `/metrics` and `/routes`.
     answers: bool,
+    flags: Vec<String>,
 }
 
 impl Relay {
     /// The overlay whose daemon is `program`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), answers: true }
+        Self { program: program.into(), flags: Vec::new(), answers: true }
     }
 
     /// The overlay whose daemon is a flanneld with the UDP backend: it has the same flags and files, and can be asked
     /// nothing. It counts as ready once it has written `subnet.env`; what it sends before it knows its peers is lost.
     pub fn flanneld(program: impl Into<PathBuf>) -> Self {
         Self { answers: false, ..Self::new(program) }
+    }
+
+    /// The same, started with `flags` unless a case says otherwise: of a flag given twice its last value counts, and
+    /// the case's come later.
+    #[must_use]
+    pub fn with_flags(self, flags: Vec<String>) -> Self {
+        Self { flags, ..self }
     }
 }
 
@@ -115,6 +123,7 @@ impl Running {
             .arg(format!("--subnet-file={}", subnet_file.display()))
             .arg(format!("--healthz-ip={}", STATUS.ip()))
             .arg(format!("--healthz-port={}", STATUS.port()))
+            .args(&relay.flags)
             .args(site.flags)
             .stdin(Stdio::null())
             .stdout(log_file.try_clone().map_err(file("opening the daemon's log"))?)
