@@ -33,10 +33,21 @@ struct Pinger {
     sent: Vec<(Sender, Vec<Answer>)>,
 }
 
+/// How far a stream has come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Requests sent.
+    sent: Cell<u32>,
+    /// Whether any of them was answered.
+    answered: Cell<bool>,
+    /// Set when it is to end: how long the last reply is waited for.
+    ending: Cell<Option<Duration>>,
+}
+
 impl Pinger {
-    /// Sends so many, or until `ending` says so, counting in `sent`, and then waits as long as `ending` says for the last
-    /// reply.
-    async fn run(mut self, sent: &Cell<u32>, ending: &Cell<Option<Duration>>) -> Result<Self, StepError> {
+    /// Sends so many, or until it is to end, and then waits for the last reply.
+    async fn run(mut self, progress: &Progress) -> Result<Self, StepError> {
+        let Progress { sent, answered, ending } = progress;
         let mut ticks = tokio::time::interval(self.every);
         let mut after = 0;
         while sent.get() < self.count.unwrap_or(MAX_PROBES) && (self.count.is_some() || after < MARGIN) {
@@ -56,6 +67,9 @@ impl Pinger {
             let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
             self.sent.push((sender, Vec::from_iter(refused)));
             sent.set(sent.get() + 1);
+            if !answered.get() {
+                answered.set(self.take_answers()?);
+            }
             after += u32::from(ending.get().is_some());
         }
         let within = ending.get().unwrap_or(ANSWERED_WITHIN);
@@ -65,6 +79,18 @@ impl Pinger {
             answers.push(answer?);
         }
         Ok(self)
+    }
+
+    /// Takes the answers that wait at the sockets, and tells whether there are any.
+    fn take_answers(&mut self) -> Result<bool, StepError> {
+        let mut any = false;
+        for (sender, answers) in &mut self.sent {
+            while let Some(answer) = sender.answer_now()? {
+                answers.push(answer);
+                any = true;
+            }
+        }
+        Ok(any)
     }
 }
 
@@ -88,14 +114,14 @@ impl Runner<'_> {
         let before = self.counters.clone();
         let position = self.lab.recorder.position();
         let shaped = self.lab.shaped_so_far();
-        let (sent, ending) = (Cell::new(0), Cell::new(None));
+        let progress = Progress::default();
         let steps = async {
-            let done = self.inner_steps(stream, &sent, every).await;
-            ending.set(Some(self.answered_within()));
+            let done = self.inner_steps(stream, &progress, every).await;
+            progress.ending.set(Some(self.answered_within()));
             done
         };
         // Either one's failure ends both: the steps wait for the stream, and the stream for them.
-        let (pinger, ()) = futures_util::future::try_join(pinger.run(&sent, &ending), steps).await?;
+        let (pinger, ()) = futures_util::future::try_join(pinger.run(&progress), steps).await?;
         self.settle().await?;
         self.conclude(stream, pinger, (position, shaped), &before)
     }
@@ -104,14 +130,16 @@ impl Runner<'_> {
     async fn inner_steps(
         &mut self,
         stream: &Stream,
-        sent: &Cell<u32>,
+        progress: &Progress,
         every: Duration,
     ) -> Result<(), StepError> {
         if stream.count.is_some() {
             return Ok(());
         }
         let start = Instant::now();
-        while sent.get() < MARGIN {
+        let flows = || progress.sent.get() >= MARGIN && progress.answered.get();
+        // Where something is broken already there may never be an answer.
+        while !flows() && (progress.sent.get() < MARGIN || start.elapsed() < self.answered_within()) {
             tokio::time::sleep(every).await;
         }
         self.streaming = true;
