@@ -216,6 +216,14 @@ mod tests {
                 "flood = { from = 'a', to = 'b', packets = 10, rate = 5, port = 8285, size = 1400 }",
                 "flood a > b  10 packets  5 a second  port 8285  size 1400",
             ),
+            (
+                "transfer = { from = 'c1', to = 'c2', octets = 1000, streams = 2, lossy = true }",
+                "transfer c1 > c2  by tcp  octets 1000  streams 2  lossy",
+            ),
+            (
+                "inject = { from = 'a', datagram = { to = 'b', tos = 3 }, packet = { hex = '45' } }",
+                "inject from a  hex 45  in udp a > b  outer tos 3",
+            ),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),
         ];

@@ -403,6 +403,11 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "flood = { from = 'c1', to = '10.5.99.1', packets = 1, rate = 1, max-lost = 0 }".to_owned(),
             "nobody counts what arrives there",
         ),
+        (
+            "",
+            "transfer = { from = 'c1', to = '10.5.99.1', octets = 1 }".to_owned(),
+            "nobody receives what is sent there",
+        ),
         ("", inject("from = 'etcd'", ""), "`etcd` is no container, node or machine of the lab"),
         ("", inject("from = 'c1', into = 'flannel0'", ""), "`c1` is no node, and has no tunnel device"),
         (
@@ -481,6 +486,7 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("", inject("from = 'a', into = 'flannel0'", "ttl = 0, options = '01 01 01 00'")),
         ("", "inject = { from = 'a', datagram = { to = 'b' }, packet = { hex = '' } }".to_owned()),
         ("", "flood = { from = 'c1', to = 'c2', packets = 60, rate = 1, max-lost = 0 }".to_owned()),
+        ("", "transfer = { from = 'a', to = '10.5.2.1', by = 'udp', octets = 1 }".to_owned()),
         ("", "inject = { from = 'a', packet = { from = 'a' }, variants = [{ name = 'x', packet = { to = 'b' } }] }".to_owned()),
     ];
     for (lab, step) in allowed {
