@@ -24,8 +24,8 @@ pub struct Transfer {
     /// How many streams there are at once, each from a port of its own.
     #[schemars(range(min = 1, max = 900), extend("default" = 1))]
     pub streams: Option<u16>,
-    /// Whether relays may drop packets, so that TCP has to send some again and may see others overtaken. The data has to
-    /// arrive all the same.
+    /// Whether packets may be dropped, damaged or overtaken on the way, so that TCP has to send some again. The data has
+    /// to arrive all the same.
     #[serde(default)]
     pub lossy: bool,
 }
