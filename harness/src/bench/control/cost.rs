@@ -120,7 +120,7 @@ pub(super) async fn renewal(
     tokio::time::sleep(RENEWING).await;
     let (last, wire) = (version().await?, Wire::of(&namespace)?.since(before));
     // Whoever holds a namespace keeps its file mounted.
-    drop(namespace);
+    drop((namespace, client));
     lab.down().await;
     let renewals = last - first;
     if renewals < 1 {

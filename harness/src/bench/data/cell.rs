@@ -231,9 +231,9 @@ impl Cell<'_> {
 /// What is delivered of more than passes without loss: the best of some loads, and what is left of three times as much.
 fn beyond(loads: &Loads<'_>, load: Load, free: f64) -> Result<(f64, Rates), Error> {
     // On a machine that is too busy no rate passed at all.
-    let free = free.max(load::LOWEST);
-    let at = |times: f64| loads.rates(Load { rate: Some(free * times), ..load });
+    let unit = free.max(load::LOWEST);
+    let at = |times: f64| loads.rates(Load { rate: Some(unit * times), ..load });
     let (once, more, twice, triple) = (at(1.0)?, at(1.5)?, at(2.0)?, at(3.0)?);
-    let best = [once, more, twice, triple].iter().map(|rates| rates.delivered).fold(0.0, f64::max);
+    let best = [once, more, twice, triple].iter().map(|rates| rates.delivered).fold(free, f64::max);
     Ok((best, triple))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::precise_sleeps;
+use super::{precise_sleeps, roomy};
 use crate::bench::{Error, system};
 use crate::netns::Namespace;
 
@@ -54,6 +54,7 @@ impl Flow {
         let bound = to.run(|| {
             let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
             socket.set_read_timeout(Some(SETTLED_AFTER))?;
+            roomy(&socket)?;
             Ok(socket)
         })?;
         let receiving = bound.map_err(system("opening the flow's receiver"))?;

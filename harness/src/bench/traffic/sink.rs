@@ -7,14 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
+use super::roomy;
 use crate::bench::{Error, system};
 use crate::netns::Namespace;
-use crate::socket::set_option;
 
 /// The port that loads go to.
 pub(super) const PORT: u16 = 4001;
-/// Room in the socket: what arrives is not lost for want of it while the reader waits for a processor.
-const RECEIVE_BUFFER_LEN: libc::c_int = 4 << 20;
 /// Datagrams read in one call.
 const AT_ONCE: usize = 64;
 /// The longest datagram.
@@ -44,8 +42,7 @@ impl Sink {
         let open = || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
             socket.set_read_timeout(Some(LOOK_EVERY))?;
-            set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_LEN)
-                .or_else(|_| set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER_LEN))?;
+            roomy(&socket)?;
             Ok(socket)
         };
         let socket = namespace.run(open)?.map_err(system("opening the sink of loads"))?;
