@@ -48,9 +48,11 @@ impl Runner<'_> {
         }
 
         let after = count(&self.lab);
-        for (at, (protocol, name)) in DAMAGED.into_iter().chain(REORDERED).enumerate() {
+        let overtaken = REORDERED.map(|counter| (counter, overtakings_of_kernels(transfer.streams())));
+        let bounds = DAMAGED.map(|counter| (counter, 0)).into_iter().chain(overtaken);
+        for (at, ((protocol, name), allowed)) in bounds.enumerate() {
             let growth = after.get(at).zip(before.get(at)).map_or(0, |(now, then)| now.saturating_sub(*then));
-            if growth > 0 && !transfer.lossy {
+            if growth > allowed && !transfer.lossy {
                 self.problem(format!(
                     "the kernels of {} counted {growth} {protocol} {name}",
                     kernels.join(" and ")
@@ -69,6 +71,12 @@ impl Runner<'_> {
         }
         Ok(())
     }
+}
+
+/// How many segments may overtake others with nobody to blame: a veth has a queue on each processor, and a busy machine
+/// moves a sender from one to the other. What swaps packets by itself does so many more times.
+fn overtakings_of_kernels(streams: u16) -> u64 {
+    u64::from(streams / 10).max(3)
 }
 
 /// What a daemon did with packets but pass them on, or, if it is `lossy`, drop them.
