@@ -81,7 +81,8 @@ impl Report {
         }
         text += &format!("\n{:label$}", if self.rounds > 1 { "median (least-most) ratio" } else { "" });
         for name in &self.contenders {
-            let ratio = if name == REFERENCE { "" } else { "x vxlan" };
+            let compared = name != REFERENCE && self.contenders.iter().any(|other| other == REFERENCE);
+            let ratio = if compared { "x vxlan" } else { "" };
             text += &format!("  {ratio:>width$}");
         }
         text.push('\n');
