@@ -13,8 +13,15 @@ use crate::{http::Health, lease};
 /// What the registry says of this node's lease, compared with what was last written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It is as it should be, last changed at this revision.
-    Ours(i64),
+    /// This node's address stands there, the one that it has or the one that it had.
+    Ours {
+        /// Which.
+        holder: Ipv4Addr,
+        /// Of the last change.
+        revision: i64,
+        /// Whether it expires unless renewed.
+        expires: bool,
+    },
     /// The key is gone.
     Gone,
     /// Another node's address stands there.
@@ -23,13 +30,16 @@ enum State {
     Unknown,
 }
 
-fn judge(own: Option<OwnLease>, held: &Held) -> State {
+fn judge(own: Option<OwnLease>, held: &Held, wanted: Ipv4Addr) -> State {
     match own {
         None => State::Unknown,
         Some(own) if own.revision < held.written.mod_revision => State::Unknown,
         Some(OwnLease { held: None, .. }) => State::Gone,
-        Some(OwnLease { held: Some((holder, revision)), .. }) if holder == held.lease.public_ip => {
-            State::Ours(revision)
+        // With a new address the answer to its write may have been lost.
+        Some(OwnLease { held: Some((holder, revision)), expires, .. })
+            if holder == held.lease.public_ip || holder == wanted =>
+        {
+            State::Ours { holder, revision, expires }
         }
         Some(OwnLease { held: Some((holder, _)), .. }) => State::Stolen(holder),
     }
@@ -54,13 +64,32 @@ pub async fn hold<R: Registry>(
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut renew_at = renewal(&held.written, margin, Instant::now());
     health.lease_written(held.written.ttl);
+    let mut epoch = 0;
     loop {
-        let state = judge(*own.borrow_and_update(), &held);
+        let mirrored = *own.borrow_and_update();
         let wanted = *public_ip.borrow_and_update();
+        if let Some(own) = mirrored.filter(|own| own.epoch != epoch) {
+            epoch = own.epoch;
+            tracing::error!(revision = own.revision, "the registry was set back: what it says now counts");
+            held.written.mod_revision = 0;
+        }
+        let state = judge(mirrored, &held, wanted);
+        if let State::Ours { holder, expires, .. } = state {
+            held.lease.public_ip = holder;
+            if expires != held.written.ttl.is_some() {
+                tracing::info!(subnet = %held.lease.subnet, expires, "somebody changed whether this node's lease expires");
+                // One that expires now is renewed at once, as nobody knows how long it lasts.
+                renew_at = expires.then(Instant::now);
+                if !expires {
+                    held.written.ttl = None;
+                    health.lease_written(None);
+                }
+            }
+        }
         let outcome = match state {
-            State::Ours(revision) if wanted != held.lease.public_ip => {
+            State::Ours { holder, revision, expires } if wanted != holder => {
                 tracing::info!(subnet = %held.lease.subnet, public_ip = %wanted, "advertising this node's new address");
-                registry.renew(&key, wanted, revision, held.written.ttl.is_some()).await
+                registry.renew(&key, wanted, revision, expires).await
             }
             State::Gone => {
                 tracing::error!(subnet = %held.lease.subnet, "this node's lease was deleted or has expired; taking it again");
@@ -73,13 +102,17 @@ pub async fn hold<R: Registry>(
                     "another node's address stands in this node's lease: stop one of the two, or delete the key"
                 );
                 health.lease_lost(format!("the lease of {} names {holder}", held.lease.subnet));
-                if own.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = own.changed() => changed,
+                    changed = public_ip.changed() => changed,
+                };
+                if changed.is_err() {
                     return;
                 }
                 continue;
             }
-            State::Ours(_) | State::Unknown => {
-                if let State::Ours(revision) = state {
+            State::Ours { .. } | State::Unknown => {
+                if let State::Ours { revision, .. } = state {
                     held.written.mod_revision = revision;
                     health.lease_held();
                 }
@@ -147,19 +180,39 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_last_write_proves_nothing() {
-        assert_eq!(judge(None, &held(5)), State::Unknown);
-        assert_eq!(judge(Some(OwnLease { revision: 4, held: None }), &held(5)), State::Unknown);
-        assert_eq!(judge(Some(OwnLease { revision: 4, held: Some((OTHER, 4)) }), &held(5)), State::Unknown);
+        assert_eq!(judge(None, &held(5), ME), State::Unknown);
+        assert_eq!(
+            judge(Some(OwnLease { revision: 4, held: None, ..OwnLease::default() }), &held(5), ME),
+            State::Unknown
+        );
+        assert_eq!(
+            judge(
+                Some(OwnLease { revision: 4, held: Some((OTHER, 4)), ..OwnLease::default() }),
+                &held(5),
+                ME
+            ),
+            State::Unknown
+        );
     }
 
     #[test]
     fn the_holder_tells_a_lease_kept_from_one_stolen_or_gone() {
-        assert_eq!(judge(Some(OwnLease { revision: 9, held: Some((ME, 7)) }), &held(5)), State::Ours(7));
         assert_eq!(
-            judge(Some(OwnLease { revision: 9, held: Some((OTHER, 7)) }), &held(5)),
+            judge(Some(OwnLease { revision: 9, held: Some((ME, 7)), ..OwnLease::default() }), &held(5), ME),
+            State::Ours { holder: ME, revision: 7, expires: false }
+        );
+        assert_eq!(
+            judge(
+                Some(OwnLease { revision: 9, held: Some((OTHER, 7)), ..OwnLease::default() }),
+                &held(5),
+                ME
+            ),
             State::Stolen(OTHER)
         );
-        assert_eq!(judge(Some(OwnLease { revision: 9, held: None }), &held(5)), State::Gone);
+        assert_eq!(
+            judge(Some(OwnLease { revision: 9, held: None, ..OwnLease::default() }), &held(5), ME),
+            State::Gone
+        );
     }
 
     #[test]
@@ -204,7 +257,12 @@ mod tests {
             let entry = self.registry.entry(KEY);
             let holder = |entry: &crate::registry::Entry| lease::parse_value(&entry.value).unwrap();
             let held = entry.map(|entry| (holder(&entry), entry.mod_revision));
-            self.mirror.send_replace(Some(OwnLease { revision: self.registry.revision(), held }));
+            self.mirror.send_replace(Some(OwnLease {
+                revision: self.registry.revision(),
+                held,
+                expires: true,
+                ..OwnLease::default()
+            }));
         }
 
         fn revision(&self) -> Option<i64> {
@@ -233,6 +291,33 @@ mod tests {
         holding.registry.set_down(false);
         sleep(Duration::from_secs(60)).await;
         assert_eq!(holding.revision(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_registry_was_set_back_the_lease_is_taken_again() {
+        let holding = Holding::start().await;
+        holding.registry.remove(KEY);
+        // As after a restart on an empty disk: the revision is lower than that of the lease, and the key is not there.
+        let empty = OwnLease { revision: 0, epoch: 1, held: None, expires: false };
+        holding.mirror.send_replace(Some(empty));
+        sleep(Duration::from_secs(1)).await;
+        assert!(holding.registry.entry(KEY).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_became_a_reservation_is_not_renewed() {
+        let holding = Holding::start().await;
+        let revision = holding.revision();
+        holding.mirror.send_modify(|own| *own = own.map(|own| OwnLease { expires: false, ..own }));
+        sleep(LEASE_TTL * 3).await;
+        assert_eq!(holding.revision(), revision);
+    }
+
+    #[test]
+    fn the_address_that_this_node_is_to_have_is_nobody_elses() {
+        let own = OwnLease { revision: 9, held: Some((OTHER, 7)), expires: true, ..OwnLease::default() };
+        let ours = State::Ours { holder: OTHER, revision: 7, expires: true };
+        assert_eq!(judge(Some(own), &held(5), OTHER), ours);
     }
 
     #[tokio::test(start_paused = true)]

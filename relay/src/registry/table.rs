@@ -26,12 +26,15 @@ pub struct LeaseTable {
     routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     complained: HashSet<String>,
     revision: i64,
+    /// How often the revision went back.
+    epoch: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     lease: Lease,
     mod_revision: i64,
+    expires: bool,
 }
 
 /// What a fold changed.
@@ -55,12 +58,16 @@ pub struct Skipped {
 }
 
 /// What the registry says about this node's own lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OwnLease {
     /// The registry's revision at which this was so.
     pub revision: i64,
+    /// How often the registry was set back to an earlier revision: what was written before proves nothing after that.
+    pub epoch: u32,
     /// The holder and the last change, if the key exists.
     pub held: Option<(Ipv4Addr, i64)>,
+    /// Whether it expires unless renewed; a reservation does not.
+    pub expires: bool,
 }
 
 impl LeaseTable {
@@ -74,6 +81,7 @@ impl LeaseTable {
             routes: BTreeMap::new(),
             complained: HashSet::new(),
             revision: 0,
+            epoch: 0,
         }
     }
 
@@ -88,6 +96,9 @@ impl LeaseTable {
         }
         for entry in &snapshot.entries {
             self.put(entry, &mut folded);
+        }
+        if snapshot.revision < self.revision {
+            self.epoch = self.epoch.wrapping_add(1);
         }
         self.revision = snapshot.revision;
         folded
@@ -133,18 +144,20 @@ impl LeaseTable {
     /// This node's own lease as the registry has it now.
     #[must_use]
     pub fn own(&self) -> OwnLease {
-        let held = self
-            .leases
-            .get(&lease::key(self.own.subnet))
-            .map(|known| (known.lease.public_ip, known.mod_revision));
-        OwnLease { revision: self.revision, held }
+        let known = self.leases.get(&lease::key(self.own.subnet));
+        OwnLease {
+            revision: self.revision,
+            epoch: self.epoch,
+            held: known.map(|known| (known.lease.public_ip, known.mod_revision)),
+            expires: known.is_some_and(|known| known.expires),
+        }
     }
 
     fn put(&mut self, entry: &Entry, folded: &mut Folded) {
         match self.understand(entry) {
             Ok(lease) => {
                 self.complained.remove(&entry.key);
-                let known = Known { lease, mod_revision: entry.mod_revision };
+                let known = Known { lease, mod_revision: entry.mod_revision, expires: entry.expires };
                 self.leases.insert(entry.key.clone(), known);
                 self.resolve(lease.subnet, folded);
             }
@@ -338,7 +351,7 @@ mod tests {
     fn the_own_subnet_and_leases_that_name_this_node_give_no_route() {
         let mut table = table();
         assert_eq!(table.apply_batch(&put("10.5.1.0-24", ME, 5)).changes, []);
-        assert_eq!(table.own(), OwnLease { revision: 5, held: Some((ME, 5)) });
+        assert_eq!(table.own(), OwnLease { revision: 5, epoch: 0, held: Some((ME, 5)), expires: true });
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 6)).changes, []);
         assert_eq!(
             table.apply_batch(&put("10.5.9.0-24", node(9), 7)).changes,

@@ -30,7 +30,12 @@ async fn a_lease_ends_after_its_time_unless_it_is_held() {
     registry.create("10.5.2.0-24", ME).await.unwrap();
     assert!(matches!(registry.create(KEY, ME).await, Err(RegistryError::Conflict(_))));
     let lease = Lease { subnet: "10.5.1.0/24".parse().unwrap(), public_ip: ME };
-    let own = OwnLease { revision: written.mod_revision, held: Some((ME, written.mod_revision)) };
+    let own = OwnLease {
+        revision: written.mod_revision,
+        held: Some((ME, written.mod_revision)),
+        expires: true,
+        ..OwnLease::default()
+    };
     let (_mirror, mirrored) = watch::channel(Some(own));
     let mut events = registry.watch(written.mod_revision + 1).await.unwrap();
     let health = Arc::new(Health::starting("test"));
