@@ -67,6 +67,9 @@ const CONFIG_RETRY: Duration = Duration::from_secs(1);
 /// How long the data path waits for the first list of leases.
 const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
+/// Between two attempts to move the tunnel to an address that could not be bound.
+const REBIND_EVERY: Duration = Duration::from_secs(2);
+
 /// Runs until SIGTERM or SIGINT, or until it cannot go on. What an earlier run left open is `inherited`.
 ///
 /// # Errors
@@ -190,6 +193,7 @@ async fn start_and_watch<R: Registry>(
         netlink: netlink.clone(),
         tun,
         underlay: underlay.clone(),
+        behind: false,
         device,
         public_ip,
         env: SubnetEnv { network: network.prefix, subnet, mtu, ip_masq: config.filter.masquerade },
@@ -239,6 +243,10 @@ async fn start_and_watch<R: Registry>(
                 if new.address != live.underlay.address {
                     registry.forget_connections();
                 }
+                live.follow(new, started).await?;
+            }
+            () = sleep(REBIND_EVERY), if live.behind => {
+                let new = changes.borrow().clone();
                 live.follow(new, started).await?;
             }
             error = failures.recv() => return error.map_or(Ok(()), |error| Err(error.into())),

@@ -67,6 +67,8 @@ pub(super) struct Live {
     pub(super) netlink: Handle,
     pub(super) tun: Arc<Tun>,
     pub(super) underlay: Underlay,
+    /// Whether the underlay has an address that the tunnel could not be moved to yet.
+    pub(super) behind: bool,
     pub(super) device: watch::Sender<DeviceConfig>,
     pub(super) public_ip: watch::Sender<std::net::Ipv4Addr>,
     pub(super) subnet_file: PathBuf,
@@ -119,7 +121,8 @@ impl Live {
         *self.sources.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
     }
 
-    /// Takes up a change. What cannot be followed is told of, and tried again with the next change; only a data path
+    /// Takes up a change. What cannot be followed is told of; an address that cannot be bound is not advertised, and is
+    /// [`Live::behind`] until a later call binds it. Only a data path
     /// that was stopped and does not start again is an error.
     pub(super) async fn follow(
         &mut self,
@@ -133,6 +136,7 @@ impl Live {
         if new.mtu != self.underlay.mtu {
             self.follow_mtu(new.mtu).await;
         }
+        self.behind &= new.address != self.underlay.address;
         if new.address != self.underlay.address {
             match udp::open(SocketAddrV4::new(new.address, self.port)) {
                 Ok(udp) => {
@@ -140,8 +144,13 @@ impl Live {
                     // The device is kept by `self`: what arrives meanwhile waits in its queue.
                     self.underlay.address = new.address;
                     *running = Some(self.start(udp)?);
+                    self.behind = false;
                 }
-                Err(error) => tracing::error!(%error, "the tunnel stays at its old address"),
+                Err(error) => {
+                    tracing::error!(%error, "the tunnel stays at its old address; trying again");
+                    self.behind = true;
+                    return Ok(());
+                }
             }
         }
         if new.public_ip != self.underlay.public_ip {
