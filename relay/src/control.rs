@@ -5,7 +5,7 @@ use std::{
     fs::{self, Permissions},
     io::{self, Read, Write},
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -64,7 +64,16 @@ pub fn listen(path: &Path) -> io::Result<Listening> {
     }
     match is_answered(path) {
         Ok(()) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another relay answers there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        // The kernel refuses in the same way where there is no socket.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a file that is no socket is there",
+                ));
+            }
+            fs::remove_file(path)?;
+        }
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
