@@ -172,6 +172,19 @@ enum RegistryChoice {
     File(PathBuf),
 }
 
+/// An empty variable counts as none, as with flanneld (coreos flagutil, `SetFlagsFromEnv`).
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    let empty: Vec<clap::Id> = command
+        .get_arguments()
+        .filter(|argument| argument.get_env().is_some_and(is_empty))
+        .map(|argument| argument.get_id().clone())
+        .collect();
+    empty.into_iter().fold(command, |command, id| {
+        command.mut_arg(id, |argument| argument.env(clap::builder::Resettable::<clap::builder::OsStr>::Reset))
+    })
+}
+
 fn parse_registry(text: &str) -> Result<RegistryChoice, String> {
     match text.strip_prefix("file:") {
         None if text == "etcd" => Ok(RegistryChoice::Etcd),
@@ -194,7 +207,7 @@ impl Options {
     /// # Errors
     /// clap's, for usage; a flag of flanneld's that is not supported says so.
     pub fn parse_from_go(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::help();
+        let mut command = without_empty_variables(Self::help());
         let arguments = go_flags::normalize(&command, arguments);
         if let Some(message) = go_flags::unsupported(&arguments, |name| env::var(name).ok()) {
             return Err(command.error(ErrorKind::UnknownArgument, message));

@@ -55,6 +55,20 @@ fn of_a_flag_given_twice_the_last_one_counts() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_none() {
+    // SAFETY: nothing else reads or writes this variable.
+    unsafe { std::env::set_var("RELAY_TEST_OF_AN_EMPTY_VARIABLE", "") };
+    let command = clap::Command::new("relay").arg(
+        clap::Arg::new("masq")
+            .long("masq")
+            .env("RELAY_TEST_OF_AN_EMPTY_VARIABLE")
+            .value_parser(["true", "false"]),
+    );
+    assert!(command.clone().try_get_matches_from(["relay"]).is_err());
+    assert!(without_empty_variables(command).try_get_matches_from(["relay"]).is_ok());
+}
+
+#[test]
 fn the_verbosity_is_a_number() {
     for arguments in [&["-v=2"][..], &["-v", "2"], &["--v=2"]] {
         assert_eq!(parse(arguments).unwrap().verbosity, 2);
