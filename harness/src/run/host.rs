@@ -38,6 +38,7 @@ impl Runner<'_> {
         let within = Duration::from_millis(exec.within_ms.into());
         let awaited = format!("`{}` in {} to print what is awaited", exec.command, exec.host);
         let mut printed = String::new();
+        let mut wrong = None;
         wait::until(&awaited, within, async || {
             let output = host.exec(&words, within).await.map_err(|error| error.to_string())?;
             printed = output.text;
@@ -50,11 +51,20 @@ impl Runner<'_> {
             match output.status {
                 Some(status) if status == i32::from(exec.exit) && right => Ok(()),
                 Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{printed}")),
+                // Only what is awaited is worth another try.
+                status if exec.until.is_none() && exec.until_gone.is_none() => {
+                    wrong = Some(format!("{}, not {}; it printed:\n{printed}", ended(status), exec.exit));
+                    Ok(())
+                }
                 status => Err(format!("{}, not {}; it prints:\n{printed}", ended(status), exec.exit)),
             }
         })
         .await
         .map_err(crate::lab::Error::from)?;
+        if let Some(what) = wrong {
+            let what = format!("`{}` in {}: {what}", exec.command, exec.host);
+            return Err(crate::lab::Error::State { what }.into());
+        }
         if exec.show {
             let indented = printed.lines().fold(String::new(), |text, line| text + "  " + line + "\n");
             self.block(&indented);

@@ -83,7 +83,11 @@ pub fn discover(roots: &[PathBuf]) -> Result<Vec<Found>, DiscoverError> {
         if paths.is_empty() {
             return Err(DiscoverError::Empty { path: root.clone() });
         }
-        let given = if metadata.is_dir() { root.as_path() } else { root.parent().unwrap_or(Path::new("")) };
+        let given = if metadata.is_dir() {
+            root.as_path()
+        } else {
+            root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        };
         for path in paths {
             let name = name(&path, given)?;
             if let Some(first) = found.get(&name) {

@@ -81,7 +81,7 @@ pub struct ExpectLog {
 pub struct ExpectMetric {
     /// The node whose relay is asked.
     pub node: Text,
-    /// The metric as `/metrics` writes it, labels included: `relay_drops_total{reason="no-route"}`.
+    /// The metric as `/metrics` writes it, labels included: `relay_drops_total{direction="outbound",reason="no-route"}`.
     pub metric: Text,
     /// The least value that it may have.
     #[schemars(range(min = 0, max = 4294967295_u32))]
