@@ -10,34 +10,14 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use relay::{
     datapath::{coalesce::Coalescer, offload::TunOffload, routes::Routes, segment::Plan},
-    wire::{
-        checksum,
-        ipv4::Packet,
-        virtio::{Gso, Header},
-    },
+    wire::{checksum, ipv4::Packet},
 };
+
+#[path = "../tests/packet/mod.rs"]
+mod packet;
 
 const SEGMENT: usize = 1420;
 const COUNT: usize = 44;
-
-fn large_packet() -> (Header, Vec<u8>) {
-    let total = 40 + COUNT * SEGMENT;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 5, 56, 2, 10, 5, 17, 2];
-    packet[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-    let sum = checksum::checksum(&packet);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend([0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-    packet.resize(total, 0x5a);
-    let offload = Header {
-        needs_checksum: true,
-        gso: Gso::Tcp4,
-        header_length: 0,
-        segment: SEGMENT as u16,
-        checksum_start: 20,
-        checksum_offset: 16,
-    };
-    (offload, packet)
-}
 
 fn checksums(c: &mut Criterion) {
     for length in [20, 92, SEGMENT, COUNT * SEGMENT] {
@@ -52,7 +32,7 @@ fn checksums(c: &mut Criterion) {
 }
 
 fn segments(c: &mut Criterion) {
-    let (offload, packet) = large_packet();
+    let (offload, packet) = packet::large(SEGMENT, COUNT);
     let plan = Plan::new(&Packet::new_checked(&packet[..]).expect("well formed"), &offload).expect("fits");
     let mut room = vec![0; plan.octets()];
     let mut group = c.benchmark_group("segment");
@@ -70,7 +50,7 @@ fn segments(c: &mut Criterion) {
 }
 
 fn coalescing(c: &mut Criterion) {
-    let (offload, packet) = large_packet();
+    let (offload, packet) = packet::large(SEGMENT, COUNT);
     let plan = Plan::new(&Packet::new_checked(&packet[..]).expect("well formed"), &offload).expect("fits");
     let mut segments = plan.segments(&packet);
     let mut room = vec![0; plan.octets()];

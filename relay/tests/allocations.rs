@@ -21,11 +21,10 @@ use relay::{
             batch::{self, Arrivals},
         },
     },
-    wire::{
-        checksum, icmpv4,
-        virtio::{Gso, Header},
-    },
+    wire::icmpv4,
 };
+
+mod packet;
 
 /// Counts what the current thread asks for.
 struct Counting;
@@ -54,26 +53,6 @@ static ALLOCATOR: Counting = Counting;
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const SEGMENT: usize = 1420;
 
-/// A TCP packet of `payload` octets from one subnet to the other, its checksum left open as the kernel does.
-fn large_packet(payload: usize) -> (Header, Vec<u8>) {
-    let total = 40 + payload;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 5, 56, 2, 10, 5, 17, 2];
-    packet[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-    let sum = checksum::checksum(&packet);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend([0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-    packet.resize(total, 0x5a);
-    let offload = Header {
-        needs_checksum: true,
-        gso: Gso::Tcp4,
-        header_length: 0,
-        segment: SEGMENT as u16,
-        checksum_start: 20,
-        checksum_offset: 16,
-    };
-    (offload, packet)
-}
-
 #[test]
 fn a_million_octets_through_both_directions_ask_for_no_memory() {
     let (sender, receiver) = (UdpSocket::bind((HERE, 0)).unwrap(), UdpSocket::bind((HERE, 0)).unwrap());
@@ -85,7 +64,7 @@ fn a_million_octets_through_both_directions_ask_for_no_memory() {
     inward.apply(&[("10.5.56.0/24".parse().unwrap(), Some(HERE))], 1);
     let admission = Admission { own_subnet: "10.5.17.0/24".parse().unwrap(), peers_behind_nat: false };
 
-    let (offload, fresh) = large_packet(40 * SEGMENT);
+    let (offload, fresh) = packet::large(SEGMENT, 40);
     let mut packet = fresh.clone();
     let (mut runs, mut arrivals) = (Runs::new(true), Arrivals::new(batch::RECEIVE));
     let mut coalescer = Coalescer::new(TunOffload::TcpAndUdp);
