@@ -243,6 +243,11 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// What a program or a file says, as it stands in the snapshot.
+fn indented(text: &str) -> String {
+    text.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
+}
+
 /// The name of the overlay's device, which all nodes share unless a case does something to one of them.
 fn device(lab: &Lab) -> &str {
     let nodes = lab.topology.nodes.iter();

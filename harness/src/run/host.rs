@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Runner, StepError};
+use super::{Runner, StepError, indented};
 use crate::lab::INTERFACE;
 use crate::probe::Listener;
 use crate::suite::{Exec, Link, LinkState, Listen, Readdress};
@@ -66,8 +66,7 @@ impl Runner<'_> {
             return Err(crate::lab::Error::State { what }.into());
         }
         if exec.show {
-            let indented = printed.lines().fold(String::new(), |text, line| text + "  " + line + "\n");
-            self.block(&indented);
+            self.block(&indented(&printed));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{Runner, StepError};
+use super::{Runner, StepError, indented};
 use crate::flow::{self, Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
@@ -261,7 +261,7 @@ impl Runner<'_> {
     fn subnet_file(&mut self, file: &SubnetFile) {
         let path = self.lab.dir().join(file.node.as_str()).join("subnet.env");
         let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text.lines().fold(String::new(), |text, line| text + "  " + line + "\n"),
+            Ok(text) => indented(&text),
             Err(error) => format!("  {}", error.kind()),
         };
         self.block(&text);

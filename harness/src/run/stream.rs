@@ -198,19 +198,17 @@ impl Runner<'_> {
     fn conclude(
         &mut self,
         stream: &Stream,
-        pinger: Pinger,
+        mut pinger: Pinger,
         (position, shaped): (Position, usize),
         before: &BTreeMap<String, Counters>,
     ) -> Result<(), StepError> {
+        pinger.take_answers()?;
         let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
         let shaped = self.lab.shaped_since(shaped);
         let mut sorted =
             super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
         let mut journeys = Vec::new();
-        for (sender, mut answers) in pinger.sent {
-            while let Some(answer) = sender.answer_now()? {
-                answers.push(answer);
-            }
+        for (sender, answers) in pinger.sent {
             let (frames, dropped) = sorted.remove(&sender.probe.number).unwrap_or_default();
             let observation = Observation {
                 faults: self.faults_met(&frames),
