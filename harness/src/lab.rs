@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures_util::future::join_all;
 use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, umount2};
+use nix::sched::sched_getaffinity;
+use nix::unistd::Pid;
 
 use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
@@ -96,6 +98,8 @@ pub struct Lab {
     /// What its interfaces see.
     pub recorder: Recorder,
     workshop: Workshop,
+    /// The processor that takes in the packets of its interfaces.
+    processor: u32,
     dir: PathBuf,
     hosts: BTreeMap<String, Host>,
     daemons: BTreeMap<String, Box<dyn Daemon>>,
@@ -194,12 +198,14 @@ impl Lab {
     /// When the kernel refuses any part.
     pub async fn wire(workshop: &Workshop, topology: Topology) -> Result<Self, Error> {
         static LABS: AtomicU32 = AtomicU32::new(0);
-        let dir = workshop.sandbox.dir().join(format!("lab{}", LABS.fetch_add(1, Ordering::Relaxed)));
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let dir = workshop.sandbox.dir().join(format!("lab{number}"));
         std::fs::create_dir_all(&dir).map_err(|source| Error::Dir { path: dir.clone(), source })?;
         let mut lab = Self {
             recorder: Recorder::new(topology.port),
             topology,
             workshop: workshop.clone(),
+            processor: processor(number),
             dir,
             hosts: BTreeMap::new(),
             daemons: BTreeMap::new(),
@@ -256,6 +262,10 @@ impl Lab {
 
     async fn add_host(&mut self, name: &str) -> Result<Host, Error> {
         let host = Host::create(name, &self.dir.join(NAMESPACES)).await?;
+        // What is measured is measured as kernels come.
+        if self.workshop.recorded {
+            host.keep_order(self.processor);
+        }
         self.hosts.insert(name.to_owned(), host.clone());
         Ok(host)
     }
@@ -318,6 +328,14 @@ impl Drop for Lab {
             tracing::debug!(dir = %self.dir.display(), %error, "lab directory not removed");
         }
     }
+}
+
+/// A processor for the lab of this number: labs that run side by side have different ones.
+fn processor(number: u32) -> u32 {
+    let allowed = sched_getaffinity(Pid::from_raw(0));
+    let is_allowed = |cpu: &u32| allowed.as_ref().is_ok_and(|set| set.is_set(*cpu as usize).unwrap_or(false));
+    let allowed: Vec<u32> = (0..u32::BITS).filter(is_allowed).collect();
+    allowed.get(number as usize % allowed.len().max(1)).copied().unwrap_or(0)
 }
 
 /// The `offset`-th address of a subnet.
