@@ -94,7 +94,9 @@ need_toolchain() {
 }
 
 # The programs that labs run beside our own, and the device that tunnels are made of.
-need_lab() { install_programs etcd=etcd-server ip=iproute2 nft=nftables && need_tun; }
+need_lab() {
+    install_programs etcd=etcd-server ip=iproute2 nft=nftables iptables=iptables sysctl=procps && need_tun
+}
 
 # need_component SUBCOMMAND COMPONENT: a part of the toolchain that rustup's minimal profile leaves out.
 need_component() {

@@ -1,5 +1,6 @@
 //! A case from its file to its verdict.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,9 +97,18 @@ pub fn execute(
     };
     let directory = on_failure.reports.join(&found.name);
     let on_failure = OnFailure { reports: &directory, ..on_failure };
-    let mut outcome = runtime.block_on(attempt(workshop, &case, on_failure, &mut tell));
+    let mut once = || {
+        let attempt = AssertUnwindSafe(|| runtime.block_on(attempt(workshop, &case, on_failure, &mut tell)));
+        // insta panics where it cannot write, as on a full disk: that is this case's failure and no other's.
+        catch_unwind(attempt).unwrap_or_else(|panic| {
+            let why = panic.downcast_ref::<String>().map(String::as_str);
+            let why = why.or(panic.downcast_ref::<&str>().copied()).unwrap_or("its message is no text");
+            Outcome::without_run(Verdict::Failed(format!("the harness panicked: {why}")))
+        })
+    };
+    let mut outcome = once();
     if matches!(outcome.verdict, Verdict::Inconclusive(_)) {
-        outcome = runtime.block_on(attempt(workshop, &case, on_failure, &mut tell));
+        outcome = once();
         outcome.repeated = true;
     }
     outcome

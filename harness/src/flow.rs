@@ -6,6 +6,7 @@
 //!
 //! Hops come in path order, which the topology settles; timestamps decide between candidates that it allows.
 
+mod defect;
 mod difference;
 mod hop;
 mod journey;

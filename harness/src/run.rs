@@ -165,12 +165,24 @@ impl<'a> Runner<'a> {
             }
             self.heading(step);
             let done = match self.step(step).await {
-                Ok(()) => self.lab.end_floods().await.map_err(StepError::from),
+                Ok(()) => self.end_floods().await,
                 Err(error) => Err(error),
             };
             let done = done.map_err(error(index, step));
             progress(index, step, self.text.get(before..));
             done?;
+        }
+        // What the last step caused has to add up as well.
+        if let Some((index, last)) = self.case.steps.iter().enumerate().next_back() {
+            self.settle().await.map_err(error(index, last))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until floods are over, and notes what does not add up after them.
+    async fn end_floods(&mut self) -> Result<(), StepError> {
+        if let Err(breach) = self.lab.end_floods().await? {
+            self.problem(breach.to_string());
         }
         Ok(())
     }
@@ -223,9 +235,9 @@ impl<'a> Runner<'a> {
         self.problems.push(problem.into());
     }
 
-    /// Notes what a journey has that nothing accounts for.
+    /// Notes what a journey has that nothing accounts for, and what was counted that no packet accounts for.
     fn judge(&mut self, journey: &Journey) {
-        if journey.is_unexplained() {
+        if journey.is_unexplained() || !journey.unattributed.is_empty() || !journey.unseen.is_empty() {
             let mut text = "a loss, or a count, that nothing accounts for:\n".to_owned();
             let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());
             self.problem(text);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use pcap_file::DataLink;
@@ -57,7 +57,8 @@ pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
         };
         writer.write_pcapng_block(block).map_err(|cause| error(cause.to_string()))?;
     }
-    Ok(())
+    // Dropped, the buffer would not tell what it could not write.
+    writer.into_inner().flush().map_err(|cause| error(cause.to_string()))
 }
 
 /// Length of the header that a frame gets in the file, in octets.

@@ -251,8 +251,13 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
         match socket.receive() {
             Ok(Some(capture)) => {
                 let Some(point) = host.point(socket, &capture) else { continue };
-                let Capture { direction, at, link, octets, wire_len, checksum_pending, segment, .. } =
-                    capture;
+                let Capture { direction, at, link, octets, wire_len, checksum_pending, .. } = capture;
+                let segment = capture.segment;
+                // Recorded whole, and counted as what the overlay's daemon counts.
+                let more = capture.tcp_segment.map_or(0, |size| run::segments(&octets, link, size) - 1);
+                if more > 0 {
+                    recording.tallies.entry((point.clone(), direction)).or_default().frames += more;
+                }
                 let Some(datagrams) = segment.and_then(|segment| run::cut(&octets, link, segment)) else {
                     recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
                     continue;

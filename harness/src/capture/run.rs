@@ -34,6 +34,20 @@ pub fn cut(octets: &[u8], link: Link, segment: u16) -> Option<Vec<Vec<u8>>> {
     Some(frames.collect())
 }
 
+/// How many packets a wire would carry in the place of one that `segment` octets of TCP's payload are cut from at a time;
+/// 1 when it is none such.
+pub fn segments(octets: &[u8], link: Link, segment: u16) -> u64 {
+    let count = || {
+        let ip_at = if link == Link::Ethernet { ETHERNET_LEN } else { 0 };
+        let ip_len = usize::from(octets.get(ip_at)? & 0x0f) * 4;
+        let tcp_len = usize::from(octets.get(ip_at + ip_len + 12)? >> 4) * 4;
+        // The IP header's length may be 0: the packet may be longer than it can say.
+        let payload = octets.len().checked_sub(ip_at + ip_len + tcp_len)?;
+        u64::try_from(payload.div_ceil(usize::from(segment).max(1))).ok()
+    };
+    count().unwrap_or(1).max(1)
+}
+
 /// RFC 1071 over a header of even length.
 fn sum(header: &[u8]) -> u16 {
     let total: u32 =
@@ -65,6 +79,20 @@ mod tests {
             assert_eq!(frame[38..40], (8 + part.len() as u16).to_be_bytes());
             assert_eq!(&frame[42..], part);
         }
+    }
+
+    #[test]
+    fn a_large_tcp_packet_counts_for_its_segments() {
+        let packet = |payload: usize| {
+            let mut octets = vec![0; 20 + 32 + payload];
+            (octets[0], octets[32]) = (0x45, 0x80);
+            octets
+        };
+        for (payload, segments_expected) in [(0, 1), (1, 1), (1448, 1), (1449, 2), (14_480, 10)] {
+            assert_eq!(segments(&packet(payload), Link::Ip, 1448), segments_expected, "{payload}");
+        }
+        assert_eq!(segments(&[0x45; 20], Link::Ip, 1448), 1);
+        assert_eq!(segments(&[], Link::Ethernet, 0), 1);
     }
 
     #[test]

@@ -13,8 +13,11 @@ const ADDRESS: usize = size_of::<tpacket2_hdr>().next_multiple_of(libc::TPACKET_
 
 /// Octets of the `virtio_net_hdr` before each packet (packet(7), `PACKET_VNET_HDR`).
 pub(super) const OFFLOAD_HEADER_LEN: usize = 10;
-/// `VIRTIO_NET_HDR_GSO_UDP_L4` (linux/virtio_net.h).
+/// `VIRTIO_NET_HDR_GSO_TCPV4`, `VIRTIO_NET_HDR_GSO_UDP_L4` and `VIRTIO_NET_HDR_GSO_ECN`, a mark on either
+/// (linux/virtio_net.h).
+const GSO_TCP: u8 = 1;
 const GSO_UDP: u8 = 5;
+const GSO_ECN: u8 = 0x80;
 
 /// One packet as a slot has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(super) struct Slot<'a> {
     pub(super) checksum_pending: bool,
     /// For UDP datagrams that pass in one piece and are to be cut by the (virtual) hardware: octets of payload in each.
     pub(super) segment: Option<u16>,
+    /// The same for segments of TCP over IPv4.
+    pub(super) tcp_segment: Option<u16>,
     /// Whether the packet, too long for the slot, waits whole in the socket's queue.
     pub(super) queued: bool,
 }
@@ -50,7 +55,8 @@ impl<'a> Slot<'a> {
         let nanoseconds = u32::from_ne_bytes(array(slot, offset_of!(tpacket2_hdr, tp_nsec)));
         let hardware = u16::from_ne_bytes(array(slot, ADDRESS + offset_of!(sockaddr_ll, sll_hatype)));
         let offload: [u8; OFFLOAD_HEADER_LEN] = array(slot, start.saturating_sub(OFFLOAD_HEADER_LEN));
-        let segment = (offload[1] == GSO_UDP).then(|| u16::from_ne_bytes([offload[4], offload[5]]));
+        let size = u16::from_ne_bytes([offload[4], offload[5]]);
+        let cut_as = |kind| (offload[1] & !GSO_ECN == kind && size > 0).then_some(size);
         let [kind] = array(slot, ADDRESS + offset_of!(sockaddr_ll, sll_pkttype));
         Self {
             index: u32::from_ne_bytes(array(slot, ADDRESS + offset_of!(sockaddr_ll, sll_ifindex))),
@@ -60,7 +66,8 @@ impl<'a> Slot<'a> {
             octets: slot.get(start..end).unwrap_or_default(),
             wire_len: u32::from_ne_bytes(array(slot, offset_of!(tpacket2_hdr, tp_len))),
             checksum_pending: status & libc::TP_STATUS_CSUMNOTREADY != 0,
-            segment: segment.filter(|segment| *segment > 0),
+            segment: cut_as(GSO_UDP),
+            tcp_segment: cut_as(GSO_TCP),
             queued: status & libc::TP_STATUS_COPY != 0,
         }
     }
@@ -107,6 +114,7 @@ mod tests {
             wire_len: 5,
             checksum_pending: true,
             segment: None,
+            tcp_segment: None,
             queued: false,
         };
         assert_eq!(Slot::parse(&slot), expected);
@@ -119,8 +127,9 @@ mod tests {
         slot[header + 1] = GSO_UDP;
         slot[header + 4..header + 6].copy_from_slice(&1472u16.to_ne_bytes());
         assert_eq!(Slot::parse(&slot).segment, Some(1472));
-        slot[header + 1] = 1;
-        assert_eq!(Slot::parse(&slot).segment, None);
+        slot[header + 1] = GSO_TCP | GSO_ECN;
+        let parsed = Slot::parse(&slot);
+        assert_eq!((parsed.segment, parsed.tcp_segment), (None, Some(1472)));
     }
 
     #[test]

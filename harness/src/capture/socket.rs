@@ -53,6 +53,8 @@ pub struct Capture {
     pub checksum_pending: bool,
     /// For UDP datagrams that pass in one piece and are to be cut by the (virtual) hardware: octets of payload in each.
     pub segment: Option<u16>,
+    /// The same for segments of TCP over IPv4.
+    pub tcp_segment: Option<u16>,
 }
 
 impl PacketSocket {
@@ -110,8 +112,19 @@ impl PacketSocket {
             if u32::try_from(octets.len()).is_ok_and(|len| len < slot.wire_len) {
                 self.truncated.fetch_add(1, Ordering::Relaxed);
             }
-            let Slot { index, direction, at, link, wire_len, checksum_pending, segment, .. } = slot;
-            Ok(Capture { index, direction, at, link, octets, wire_len, checksum_pending, segment })
+            let Slot { index, direction, at, link, wire_len, checksum_pending, segment, tcp_segment, .. } =
+                slot;
+            Ok(Capture {
+                index,
+                direction,
+                at,
+                link,
+                octets,
+                wire_len,
+                checksum_pending,
+                segment,
+                tcp_segment,
+            })
         })?;
         // What is wrong with the socket wakes whoever polls it until it is taken.
         if taken.is_none()

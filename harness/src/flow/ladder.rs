@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::defect::defects;
 use super::hop::sign;
 use super::observation::Key;
 use super::{Branch, End, Flow, Hop, Journey, Map, Part, Place, Probe, Verdict};
@@ -198,30 +199,6 @@ fn tos(tos: u8) -> String {
         46 => format!("dscp ef{ecn}"),
         dscp => format!("dscp {dscp}{ecn}"),
     }
-}
-
-/// What is wrong with a packet that was not wrong with it at the hop before.
-fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
-    let found = |packet: &Ipv4| {
-        let marked = match &packet.payload {
-            Payload::Icmp(Icmp::Echo { marked, .. }) => *marked,
-            Payload::Udp(udp) => udp.marked,
-            Payload::Tcp(tcp) => tcp.marked,
-            _ => None,
-        };
-        [
-            packet.checksum.is_bad().then(|| "BAD header checksum".to_owned()),
-            packet.transport_checksum().is_bad().then(|| "BAD checksum".to_owned()),
-            marked.is_some_and(|marked| marked.altered).then(|| "payload ALTERED".to_owned()),
-            (packet.trailing > 0).then(|| format!("{} octets of junk after it", packet.trailing)),
-        ]
-    };
-    let known = before.map(found).unwrap_or_default();
-    found(packet)
-        .into_iter()
-        .flatten()
-        .filter(|defect| !known.iter().flatten().any(|other| other == defect))
-        .collect()
 }
 
 fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {

@@ -55,8 +55,12 @@ impl Matrix {
                 None => cells.push((column, text)),
             }
         }
-        let row =
-            Row { label: label.to_owned(), cells, answer: answers(map, journey), ended: ended(journey) };
+        let row = Row {
+            label: label.to_owned(),
+            cells,
+            answer: answers(map, journey),
+            ended: with_damage(ended(journey), journey),
+        };
         self.rows.push(row);
     }
 
@@ -157,6 +161,11 @@ impl Flow {
             _ => None,
         }
     }
+}
+
+/// A text with what became wrong with the probe, or with what came of it, on the way.
+pub(super) fn with_damage(text: String, journey: &Journey) -> String {
+    std::iter::once(text).chain(journey.damage()).collect::<Vec<_>>().join("; ")
 }
 
 pub(super) fn answers(map: &Map, journey: &Journey) -> String {

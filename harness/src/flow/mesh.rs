@@ -1,6 +1,6 @@
 //! Probes between many hosts: a row a probe, with the hosts that it and its reply passed.
 
-use super::matrix::{align, answers};
+use super::matrix::{align, answers, with_damage};
 use super::{Flow, Hop, Journey, Map, Part};
 
 /// A table of probes and the hosts on their ways.
@@ -19,7 +19,8 @@ impl Mesh {
     /// Adds a probe. `label` tells it from others: `c1 > c2`.
     pub fn push(&mut self, map: &Map, label: &str, journey: &Journey) {
         let part = |part| journey.flows.iter().find(|flow| flow.part == part).map(way).unwrap_or_default();
-        let row = vec![label.to_owned(), part(Part::Request), part(Part::Reply), answers(map, journey)];
+        let answer = with_damage(answers(map, journey), journey);
+        let row = vec![label.to_owned(), part(Part::Request), part(Part::Reply), answer];
         self.rows.push(row);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::kernel::received_is_processed;
-use super::{Error, Lab};
+use super::{Breach, Error, Lab};
 use crate::wait;
 
 /// For everything that a flood has left in queues to be dealt with.
@@ -35,10 +35,11 @@ impl Lab {
     /// Waits until all is at rest after floods, and records everything again. Every equation holds exactly from then on.
     ///
     /// # Errors
-    /// When a daemon cannot be asked, or packets are still passing after ten seconds.
-    pub async fn end_floods(&mut self) -> Result<(), Error> {
+    /// When a daemon cannot be asked, or packets are still passing after ten seconds. The inner [`Breach`] is a verdict on
+    /// the overlay: a daemon has not passed on, dropped or counted all that it took in.
+    pub async fn end_floods(&mut self) -> Result<Result<(), Breach>, Error> {
         if self.unrecorded == 0 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let (mut last, mut same) = (None, 0);
         wait::until("the lab to come to rest after a flood", REST_WITHIN, async || {
@@ -55,6 +56,8 @@ impl Lab {
         .await??;
         self.recorder.record_floods(true)?;
         self.unrecorded = 0;
-        self.rebase().await
+        let within = self.conserved_within().await?;
+        self.rebase().await?;
+        Ok(within)
     }
 }

@@ -6,11 +6,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::fstat;
+use nix::unistd::Pid;
 
 use crate::netns::Namespace;
 
-/// Processes that are still in one of these namespaces.
+/// Ends the processes that are still in one of these namespaces, which nothing else would, and tells which they were.
 pub(super) fn processes<'a>(namespaces: impl Iterator<Item = &'a Namespace>) -> Vec<String> {
     let inode =
         |namespace: &Namespace| Some((fstat(namespace.as_fd()).ok()?.st_ino, namespace.name().to_owned()));
@@ -21,6 +23,10 @@ pub(super) fn processes<'a>(namespaces: impl Iterator<Item = &'a Namespace>) -> 
         let Some(host) = names.get(&process.ino()) else { continue };
         let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         left.push(format!("process {} ({}) in {host}", entry.file_name().display(), command.trim()));
+        // A process in a namespace of the lab was started by the lab, or by what the lab started.
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
     left
 }

@@ -129,6 +129,19 @@ impl Lab {
         Ok(all)
     }
 
+    /// Whether every daemon at rest has passed on or dropped all that it took in: what can be told of packets that no
+    /// interface is recorded to have seen.
+    pub(super) async fn conserved_within(&self) -> Result<Result<(), Breach>, Error> {
+        for (node, counters) in self.counters().await? {
+            let before = self.baselines.get(&node).map(|baseline| &baseline.counters);
+            let equations = within(&counters, before.unwrap_or(&Counters::default()));
+            if let Some(broken) = equations.iter().find(|equation| !equation.holds(0, 0)) {
+                return Ok(Err(Breach { node, what: broken.to_string() }));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// Compares every daemon and its interfaces from here on.
     pub(super) async fn rebase(&mut self) -> Result<(), Error> {
         for (node, counters) in self.counters().await? {
@@ -204,58 +217,88 @@ impl Totals {
     }
 }
 
+/// Two counts that are to be the same.
+struct Equation {
+    left: u64,
+    what: &'static str,
+    right: u64,
+    /// What the right side counts.
+    other: &'static str,
+}
+
+impl Equation {
+    /// Whether it holds, though the left side may exceed the right by `more`, or the right the left by `less`.
+    fn holds(&self, more: u64, less: u64) -> bool {
+        self.left <= self.right + more && self.right <= self.left + less
+    }
+}
+
+impl std::fmt::Display for Equation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}, but {} {}", self.left, self.what, self.right, self.other)
+    }
+}
+
+/// What must hold of a daemon's counters by themselves, since `before`.
+fn within(counters: &Counters, before: &Counters) -> [Equation; 2] {
+    let dropped = |way| counters.dropped(way).saturating_sub(before.dropped(way));
+    let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
+    let counters = Totals::since(counters, before);
+    [
+        Equation {
+            left: counters.device_read,
+            what: "packets that it read",
+            right: counters.sent + outbound,
+            other: "those it sent or dropped",
+        },
+        Equation {
+            left: counters.received,
+            what: "datagrams that it received",
+            right: counters.device_written + inbound,
+            other: "those it wrote or dropped",
+        },
+    ]
+}
+
 /// The first equation between a daemon's counters and its interfaces that does not hold. The daemon may have counted up
 /// to `unrecorded` packets that its interfaces have not.
 fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded: u64) -> Option<String> {
-    let dropped = |way| counters.dropped(way).saturating_sub(before.dropped(way));
-    let (outbound, inbound) = (dropped(Way::Outbound), dropped(Way::Inbound));
+    let equal = within(counters, before);
     let counters = Totals::since(counters, before);
     // Before its socket was open, and when it was full, the kernel kept datagrams from the daemon, and counted them; and
     // one that a fragment is missing of is none. A run of them counts once.
     let undeliverable = if seen.undeliverable > 0 { seen.undeliverable + seen.joined } else { 0 };
     let kept = seen.datagrams_in.saturating_sub(counters.received).min(undeliverable);
-    // By how much the left side may exceed the right, and the right the left.
-    let (equal, left_more, right_more) = ((0, 0), (unrecorded, 0), (0, unrecorded));
-    let equations = [
-        (
-            "packets sent to its device",
-            seen.to_device,
-            "packets that it read",
-            counters.device_read,
-            right_more,
-        ),
-        (
-            "datagrams received by eth0",
-            seen.datagrams_in,
-            "those it received",
-            counters.received + kept,
-            right_more,
-        ),
-        (
-            "packets that it read",
-            counters.device_read,
-            "those it sent or dropped",
-            counters.sent + outbound,
-            equal,
-        ),
-        (
-            "datagrams that it received",
-            counters.received,
-            "those it wrote or dropped",
-            counters.device_written + inbound,
-            equal,
-        ),
-        ("datagrams that it sent", counters.sent, "datagrams sent by eth0", seen.datagrams_out, left_more),
-        (
-            "packets that it wrote",
-            counters.device_written,
-            "packets received from its device",
-            seen.from_device,
-            left_more,
-        ),
+    let taken_in = [
+        Equation {
+            left: seen.to_device,
+            what: "packets sent to its device",
+            right: counters.device_read,
+            other: "packets that it read",
+        },
+        Equation {
+            left: seen.datagrams_in,
+            what: "datagrams received by eth0",
+            right: counters.received + kept,
+            other: "those it received",
+        },
     ];
-    let holds =
-        |left: u64, right: u64, (more, less): (u64, u64)| left <= right + more && right <= left + less;
-    let broken = equations.iter().find(|(_, left, _, right, by)| !holds(*left, *right, *by))?;
-    Some(format!("{} {}, but {} {}", broken.1, broken.0, broken.3, broken.2))
+    let given_out = [
+        Equation {
+            left: counters.sent,
+            what: "datagrams that it sent",
+            right: seen.datagrams_out,
+            other: "datagrams sent by eth0",
+        },
+        Equation {
+            left: counters.device_written,
+            what: "packets that it wrote",
+            right: seen.from_device,
+            other: "packets received from its device",
+        },
+    ];
+    let taken_in = taken_in.iter().filter(|equation| !equation.holds(0, unrecorded));
+    let equal = equal.iter().filter(|equation| !equation.holds(0, 0));
+    let given_out = given_out.iter().filter(|equation| !equation.holds(unrecorded, 0));
+    taken_in.chain(equal).chain(given_out).next().map(Equation::to_string)
 }

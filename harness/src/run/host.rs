@@ -39,8 +39,16 @@ impl Runner<'_> {
         let awaited = format!("`{}` in {} to print what is awaited", exec.command, exec.host);
         let mut printed = String::new();
         let mut wrong = None;
+        let mut failed = None;
         wait::until(&awaited, within, async || {
-            let output = host.exec(&words, within).await.map_err(|error| error.to_string())?;
+            let output = match host.exec(&words, within).await {
+                Ok(output) => output,
+                // What cannot be started, or does not end, is not tried again.
+                Err(error) => {
+                    failed = Some(error);
+                    return Ok(());
+                }
+            };
             printed = output.text;
             let found = |text: &str| printed.contains(text);
             let right = match (&exec.until, &exec.until_gone) {
@@ -61,6 +69,9 @@ impl Runner<'_> {
         })
         .await
         .map_err(crate::lab::Error::from)?;
+        if let Some(error) = failed {
+            return Err(crate::lab::Error::from(error).into());
+        }
         if let Some(what) = wrong {
             let what = format!("`{}` in {}: {what}", exec.command, exec.host);
             return Err(crate::lab::Error::State { what }.into());

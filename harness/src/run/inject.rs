@@ -110,8 +110,7 @@ impl Runner<'_> {
     /// The address that a word means; none is 0.0.0.0.
     pub(super) fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
         let Some(word) = word else { return Ok(Ipv4Addr::UNSPECIFIED) };
-        let address = self.case.topology.address_of(word);
-        address.ok_or_else(|| StepError::Word { word: word.to_owned() })
+        self.address(word)
     }
 
     /// Sends a packet and follows it and all that it causes.
@@ -136,7 +135,7 @@ impl Runner<'_> {
         let socket = RawSocket::open(&namespace, exit)?;
         let position = self.lab.recorder.position();
         let to = made.probe.to;
-        let mut nodes = self.case.topology.nodes.iter();
+        let mut nodes = self.lab.topology.nodes.iter();
         let for_many =
             to.is_multicast() || to.is_broadcast() || nodes.any(|node| node.subnet.broadcast() == to);
         let kernels = self.lab.kernel_drops();

@@ -153,7 +153,8 @@ impl Runner<'_> {
             let shape = Shape { ttl, ..PLAIN };
             let journey = self.shoot(&traceroute.from, to, shape, kind).await?;
             let (text, arrived) = self.hop(&journey, to);
-            hops.push(format!("{ttl:>4}  {text}"));
+            let damage: String = journey.damage().iter().map(|what| format!("; {what}")).collect();
+            hops.push(format!("{ttl:>4}  {text}{damage}"));
             if arrived {
                 break;
             }

@@ -31,6 +31,8 @@ struct Pinger {
     /// How many it sends; none for as many as it takes.
     count: Option<u32>,
     sent: Vec<(Sender, Vec<Answer>)>,
+    /// Whether it ended for having sent [`MAX_PROBES`].
+    exhausted: bool,
 }
 
 /// How far a stream has come.
@@ -72,6 +74,7 @@ impl Pinger {
             }
             after += u32::from(ending.get().is_some());
         }
+        self.exhausted = self.count.is_none() && after < MARGIN;
         let within = ending.get().unwrap_or(ANSWERED_WITHIN);
         if let Some((sender, answers)) = self.sent.last_mut()
             && let Ok(answer) = tokio::time::timeout(within, sender.answer()).await
@@ -108,6 +111,7 @@ impl Runner<'_> {
             first_number: self.probes + 1,
             count: stream.count.map(u32::from),
             sent: Vec::new(),
+            exhausted: false,
         };
         // Probes of the inner steps have numbers of their own.
         self.probes += MAX_PROBES;
@@ -203,6 +207,11 @@ impl Runner<'_> {
         before: &BTreeMap<String, Counters>,
     ) -> Result<(), StepError> {
         pinger.take_answers()?;
+        if pinger.exhausted {
+            self.problem(format!(
+                "the stream ended after {MAX_PROBES} pings, before its steps did: send fewer a second, or let it last less long"
+            ));
+        }
         let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
         let shaped = self.lab.shaped_since(shaped);
         let mut sorted =

@@ -60,7 +60,7 @@ impl Runner<'_> {
             }
         }
         if !self.streaming {
-            self.lab.end_floods().await?;
+            self.end_floods().await?;
             for (node, now) in self.lab.counters().await? {
                 if let Some(problem) =
                     daemons.get(&node).and_then(|before| unaccounted(before, &now, transfer.lossy))

@@ -60,6 +60,28 @@ fn disorder_between_hosts_is_told_from_disorder_that_a_host_makes() {
     assert_eq!(told(&[[10, 20, 40], [11, 30, 31]]), [within]);
 }
 
+#[test]
+fn what_became_wrong_on_the_way_stands_in_a_table_too() {
+    let (good, spoilt, shorter) = (ping(64, 56), ping(64, 56).spoilt(), ping(64, 55));
+    let mut matrix = Matrix::new(Cell::Pieces);
+    let mut mesh = Mesh::new();
+    for (label, after) in [("whole", &good), ("spoilt", &spoilt), ("shorter", &shorter)] {
+        let mut recording = Recording::of(probe(64, 56))
+            .seen("a flannel0 >", &good.clone().ttl(63))
+            .tunnelled("a eth0 >", A, B, &good.clone().ttl(62))
+            .seen("b flannel0 <", &after.clone().ttl(61));
+        recording.observation.received = Some(1);
+        matrix.push(&map(), label, &recording.journey());
+        mesh.push(&map(), label, &recording.journey());
+    }
+    for text in [matrix.to_string(), mesh.to_string()] {
+        let line = |label: &str| text.lines().find(|line| line.starts_with(label)).unwrap_or_default();
+        assert!(!line("whole").contains(';'), "{text}");
+        assert!(line("spoilt").ends_with("; payload ALTERED at b flannel0 <"), "{text}");
+        assert!(line("shorter").ends_with("; len 84 -> 83 at b flannel0 <"), "{text}");
+    }
+}
+
 fn ttl_sweep() -> Matrix {
     let mut matrix = Matrix::new(Cell::Ttl);
     for ttl in 1..=3 {

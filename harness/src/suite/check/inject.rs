@@ -31,6 +31,9 @@ impl Check<'_> {
         for Injected { datagram, packet, .. } in &packets {
             self.envelope(datagram, &at);
             self.packet(packet, &at);
+            if datagram.is_empty() && inject.into.is_none() {
+                self.mended(packet, &at);
+            }
             if packet.to.is_none() && datagram.is_empty() && inject.into.is_none() {
                 self.lacks(
                     &at,
@@ -65,6 +68,21 @@ impl Check<'_> {
         }
         for address in [&envelope.to, &envelope.source].into_iter().flatten() {
             self.end(address);
+        }
+    }
+
+    /// A packet that the sender's kernel routes has a header that is right: the kernel fills in the total length and the
+    /// checksum (raw(7)).
+    fn mended(&mut self, packet: &Packet, at: &Range<usize>) {
+        let lies = [
+            ("bad-checksum", packet.bad_checksum == Some(true)),
+            ("total-length", packet.total_length.is_some()),
+            ("truncate-to", packet.truncate_to.is_some()),
+            ("trailing", packet.trailing.is_some()),
+        ];
+        for (key, _) in lies.into_iter().filter(|(_, told)| *told) {
+            let message = format!("the sender's kernel would mend `{key}`");
+            self.lacks(at, &message, "put the packet into a `datagram`, or `into` the node's tunnel device");
         }
     }
 

@@ -425,6 +425,8 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("", inject("from = 'a'", "fragment-offset = 9"), "a fragment begins at a multiple of 8"),
         ("", inject("from = 'a'", "options = '0102'"), "options have a multiple of four octets"),
         ("", inject("from = 'a'", "options = '010'"), "these are no octets"),
+        ("", inject("from = 'a'", "bad-checksum = true"), "the sender's kernel would mend `bad-checksum`"),
+        ("", inject("from = 'c1'", "total-length = 9"), "the sender's kernel would mend `total-length`"),
         (
             "",
             inject("from = 'a', datagram = { to = 'b' }", "hex = '45', ttl = 1"),
