@@ -12,6 +12,7 @@ use std::{
     ffi::OsString,
     io::{self, IsTerminal},
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -26,6 +27,7 @@ use crate::{
     datapath::{
         marking::{Marking, Outer},
         offload::Offload,
+        tun::Queues,
     },
     host::{notify::Inherited, privileges},
     registry::{
@@ -138,6 +140,9 @@ pub struct Options {
     /// What is handed to the kernel in bulk: auto, full, no-uso, tun-only, udp-only or none
     #[arg(long, env = "FLANNELD_OFFLOAD", default_value = "auto", value_name = "RUNG")]
     offload: Offload,
+    /// Queues of the TUN device, each with two threads; a flow stays with one of them
+    #[arg(long, env = "RELAY_QUEUES", default_value = "1", value_parser = queues, value_name = "COUNT")]
+    queues: NonZeroUsize,
     /// ECN field of the tunnel's datagrams: off, or copy to have the underlay mark congestion; every peer must be a relay then
     #[arg(
         long,
@@ -274,6 +279,13 @@ impl Options {
     }
 }
 
+/// As many queues as a TUN device is ever given here; the kernel's own limit is 256 (`MAX_TAP_QUEUES`).
+fn queues(text: &str) -> Result<NonZeroUsize, String> {
+    const MOST: usize = 64;
+    let count = text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MOST);
+    count.ok_or_else(|| format!("it takes a number from 1 to {MOST}"))
+}
+
 fn is_url(endpoint: &str) -> bool {
     !endpoint.is_empty()
         && (["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
@@ -306,10 +318,12 @@ pub fn main() -> ExitCode {
     }
     init_logging(options.verbosity);
     options.warn_of_unused_tls();
+    // It takes a capability that nothing else needs.
+    let queues = Queues::settle(options.queues);
     if let Err(error) = privileges::drop_unneeded() {
         tracing::warn!(%error, "capabilities not given up");
     }
-    match daemon::run(options.into_config(), inherited) {
+    match daemon::run(options.into_config(), &queues, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "relay ends");

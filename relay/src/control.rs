@@ -144,8 +144,10 @@ mod tests {
 
         let listening = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let serving =
-            tokio::spawn(serve(listening, Arc::new(Sources::new(Arc::new(Health::starting("a test"))))));
+        let serving = tokio::spawn(serve(
+            listening,
+            Arc::new(Sources::new(Arc::new(Health::starting("a test")), std::num::NonZeroUsize::MIN)),
+        ));
         let asked = path.clone();
         let ask = tokio::task::spawn_blocking(move || (ask(&asked, "/status"), ask(&asked, "/nothing")));
         let (status, nothing) = ask.await.unwrap();

@@ -27,7 +27,7 @@ use crate::{
         admission::Admission,
         routes::Routes,
         threads::Running,
-        tun::{Tun, TunError},
+        tun::{Queues, Tun, TunError},
     },
     host::{
         blackhole,
@@ -70,21 +70,23 @@ const LISTED_WITHIN: Duration = Duration::from_secs(5);
 /// Between two attempts to move the tunnel to an address that could not be bound.
 const REBIND_EVERY: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM or SIGINT, or until it cannot go on. What an earlier run left open is `inherited`.
+/// Runs until SIGTERM or SIGINT, or until it cannot go on. What an earlier run left open is `inherited`; the device gets
+/// these `queues`.
 ///
 /// # Errors
 /// What stood in the way.
-pub fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
+pub fn run(config: Config, queues: &Queues, inherited: Inherited) -> Result<(), DaemonError> {
     let signalled = ending::signalled().map_err(DaemonError::Signals)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
-    let result = runtime.block_on(run_until_signal(config, inherited, signalled));
+    let result = runtime.block_on(run_until_signal(config, queues, inherited, signalled));
     runtime.shutdown_background();
     result
 }
 
 async fn run_until_signal(
     config: Config,
+    queues: &Queues,
     inherited: Inherited,
     signalled: oneshot::Receiver<()>,
 ) -> Result<(), DaemonError> {
@@ -94,7 +96,7 @@ async fn run_until_signal(
     }
     let mut started = None;
     let result = tokio::select! {
-        result = start_with_registry(config, inherited, &mut tasks, &mut started) => result,
+        result = start_with_registry(config, queues, inherited, &mut tasks, &mut started) => result,
         _ = signalled => Ok(()),
     };
     if started.is_some() {
@@ -107,6 +109,7 @@ async fn run_until_signal(
 
 async fn start_with_registry(
     config: Config,
+    queues: &Queues,
     inherited: Inherited,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
@@ -114,11 +117,11 @@ async fn start_with_registry(
     match &config.registry {
         RegistryOptions::Etcd(options) => {
             let registry = Arc::new(Etcd::new(options.clone()));
-            start_and_watch(config, inherited, registry, tasks, started).await
+            start_and_watch(config, queues, inherited, registry, tasks, started).await
         }
         RegistryOptions::File(path) => {
             let registry = Arc::new(File::new(path.clone()));
-            start_and_watch(config, inherited, registry, tasks, started).await
+            start_and_watch(config, queues, inherited, registry, tasks, started).await
         }
     }
 }
@@ -127,13 +130,14 @@ async fn start_with_registry(
 /// caller, who may drop this future at any point.
 async fn start_and_watch<R: Registry>(
     config: Config,
+    queues: &Queues,
     mut inherited: Inherited,
     registry: Arc<R>,
     tasks: &mut JoinSet<()>,
     started: &mut Option<Running>,
 ) -> Result<(), DaemonError> {
     let health = Arc::new(Health::starting("starting"));
-    let sources = Arc::new(Sources::new(Arc::clone(&health)));
+    let sources = Arc::new(Sources::new(Arc::clone(&health), queues.count));
     if let Some((ip, port)) = config.healthz {
         let listener = http::listen(ip, port).await?;
         tasks.spawn(http::serve(listener, Arc::clone(&sources)));
@@ -166,8 +170,9 @@ async fn start_and_watch<R: Registry>(
         max = %network.subnet_max, port = network.port, "network config read"
     );
 
-    let udp = live::open_udp(&mut inherited, SocketAddrV4::new(underlay.address, network.port))?;
-    let tun = Arc::new(live::open_tun(&mut inherited, DEVICE, config.offload)?);
+    let bound = SocketAddrV4::new(underlay.address, network.port);
+    let udp = live::open_udp(&mut inherited, bound, queues.count)?;
+    let tun = Arc::new(live::open_tun(&mut inherited, DEVICE, config.offload, queues)?);
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;

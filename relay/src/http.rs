@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn probes_written_for_flanneld_get_its_answers() {
-        let sources = Sources::new(Arc::new(Health::starting("waiting for etcd")));
+        let sources =
+            Sources::new(Arc::new(Health::starting("waiting for etcd")), std::num::NonZeroUsize::MIN);
         let status = |path| answer(&Method::GET, path, &sources).status();
         assert_eq!(status("/healthz"), StatusCode::OK);
         assert_eq!(status("/readyz"), StatusCode::SERVICE_UNAVAILABLE);

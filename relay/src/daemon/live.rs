@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddrV4, UdpSocket},
+    num::NonZeroUsize,
     os::fd::AsFd,
     path::PathBuf,
     sync::{Arc, PoisonError},
@@ -19,8 +20,8 @@ use crate::{
         offload::Offload,
         routes::Routes,
         threads::{DataPath, DataPathError, Running},
-        tun::{Tun, TunError},
-        udp::{self, SocketError},
+        tun::{Queues, Tun, TunError},
+        udp::{self, SocketError, Sockets},
     },
     host::{
         device::{self, DeviceConfig},
@@ -35,9 +36,16 @@ use crate::{
 const STORED_TUN: &str = "relay-tun";
 const STORED_UDP: &str = "relay-udp";
 
-/// The device of an earlier run, or a new one.
-pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str, offload: Offload) -> Result<Tun, TunError> {
-    if let Some(file) = inherited.remove(STORED_TUN) {
+/// The device of an earlier run, or a new one. One of several queues is always new.
+pub(super) fn open_tun(
+    inherited: &mut Inherited,
+    pattern: &str,
+    offload: Offload,
+    queues: &Queues,
+) -> Result<Tun, TunError> {
+    if let Some(file) = inherited.remove(STORED_TUN)
+        && queues.count == NonZeroUsize::MIN
+    {
         match Tun::adopt(file, offload) {
             Ok(tun) => {
                 tracing::info!(device = tun.name(), "device of an earlier run taken over");
@@ -46,18 +54,23 @@ pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str, offload: Offloa
             Err(error) => tracing::warn!(%error, "making a new device"),
         }
     }
-    Tun::create(pattern, offload)
+    Tun::create(pattern, offload, queues)
 }
 
-/// The socket of an earlier run, if it is bound to `address`, or a new one.
-pub(super) fn open_udp(inherited: &mut Inherited, address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
+/// The socket of an earlier run, if it is bound to `address`, or new ones, as many as there are queues.
+pub(super) fn open_udp(
+    inherited: &mut Inherited,
+    address: SocketAddrV4,
+    queues: NonZeroUsize,
+) -> Result<Vec<Sockets>, SocketError> {
     let earlier = inherited.remove(STORED_UDP).map(UdpSocket::from);
+    let earlier = earlier.filter(|_| queues == NonZeroUsize::MIN);
     match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
         Some(socket) => {
             udp::disable_runs(&socket);
-            Ok(socket)
+            Ok(vec![Sockets::one(socket)])
         }
-        None => udp::open(address),
+        None => Sockets::open(address, queues),
     }
 }
 
@@ -84,12 +97,8 @@ pub(super) struct Live {
 
 impl Live {
     /// Starts the data path on the underlay's present address.
-    pub(super) fn start(&self, udp: UdpSocket) -> Result<Running, DaemonError> {
-        for (name, file) in [(STORED_TUN, self.tun.as_fd()), (STORED_UDP, udp.as_fd())] {
-            if let Err(error) = notify::store(name, file) {
-                tracing::warn!(%error, name, "not left with the service manager: a restart will lose packets");
-            }
-        }
+    pub(super) fn start(&self, udp: Vec<Sockets>) -> Result<Running, DaemonError> {
+        self.leave_for_later(&udp);
         let data_path = DataPath {
             tun: Arc::clone(&self.tun),
             udp,
@@ -105,6 +114,22 @@ impl Live {
         let running = data_path.start(&self.failed)?;
         self.show();
         Ok(running)
+    }
+
+    /// Leaves the device and the socket with the service manager for a later run. Those of several queues are not: which
+    /// of them are whose would have to be told as well.
+    fn leave_for_later(&self, udp: &[Sockets]) {
+        let files = match (self.tun.keeper(), udp) {
+            (Some(device), [sockets]) => {
+                [(STORED_TUN, Some(device)), (STORED_UDP, Some(sockets.receive.as_fd()))]
+            }
+            _ => [(STORED_TUN, None), (STORED_UDP, None)],
+        };
+        for (name, file) in files {
+            if let Err(error) = notify::store(name, file) {
+                tracing::warn!(%error, name, "not left with the service manager: a restart will lose packets");
+            }
+        }
     }
 
     /// Tells `relay status` how things are.
@@ -138,7 +163,8 @@ impl Live {
         }
         self.behind &= new.address != self.underlay.address;
         if new.address != self.underlay.address {
-            match udp::open(SocketAddrV4::new(new.address, self.port)) {
+            let queues = NonZeroUsize::new(self.tun.queues().len()).unwrap_or(NonZeroUsize::MIN);
+            match Sockets::open(SocketAddrV4::new(new.address, self.port), queues) {
                 Ok(udp) => {
                     stop(running.take()).await;
                     // The device is kept by `self`: what arrives meanwhile waits in its queue.

@@ -4,7 +4,10 @@
 //! Each thread writes its own [`Direction`] and nobody else does, so a count is a relaxed load and store with no
 //! locked instruction. Once traffic rests, `packets_in = packets_out + sum(drops)` in each direction.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
 
 use crate::wire::icmpv4;
 
@@ -183,6 +186,29 @@ pub struct Direction {
 }
 
 impl Direction {
+    /// The sum of several, as they are now.
+    fn sum<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
+        let total = Self::default();
+        for part in parts {
+            for (total, part) in total.all().zip(part.all()) {
+                total.add(part.get());
+            }
+        }
+        total
+    }
+
+    /// Every count, in one order.
+    fn all(&self) -> impl Iterator<Item = &Counter> {
+        let Self { packets_in, bytes_in, packets_out, bytes_out, drops, icmp_sent, .. } = self;
+        let Self { icmp_suppressed, unexpected, fragmented, .. } = self;
+        [packets_in, bytes_in, packets_out, bytes_out, fragmented]
+            .into_iter()
+            .chain(drops)
+            .chain(icmp_sent)
+            .chain(icmp_suppressed)
+            .chain(unexpected)
+    }
+
     /// Counts `packets` of `bytes` octets together taken in.
     pub fn received(&self, packets: usize, bytes: usize) {
         self.packets_in.add(packets as u64);
@@ -271,17 +297,43 @@ impl Bulk {
     }
 }
 
-/// All that the data path counts.
+/// What the two threads of a queue count.
 #[derive(Debug, Default)]
-pub struct Counters {
-    bulk: [AtomicBool; Bulk::ALL.len()],
+pub struct QueueCounters {
     /// From the TUN to the underlay.
     pub outbound: Direction,
     /// From the underlay to the TUN.
     pub inbound: Direction,
 }
 
+/// All that the data path counts.
+#[derive(Debug)]
+pub struct Counters {
+    bulk: [AtomicBool; Bulk::ALL.len()],
+    /// Of each queue.
+    pub queues: Box<[QueueCounters]>,
+}
+
 impl Counters {
+    /// Counters of so many queues, all zero.
+    #[must_use]
+    pub fn new(queues: NonZeroUsize) -> Self {
+        let queues = (0..queues.get()).map(|_| QueueCounters::default()).collect();
+        Self { bulk: Default::default(), queues }
+    }
+
+    /// From the TUN to the underlay, all queues together: what they count now.
+    #[must_use]
+    pub fn outbound(&self) -> Direction {
+        Direction::sum(self.queues.iter().map(|queue| &queue.outbound))
+    }
+
+    /// The same from the underlay to the TUN.
+    #[must_use]
+    pub fn inbound(&self) -> Direction {
+        Direction::sum(self.queues.iter().map(|queue| &queue.inbound))
+    }
+
     /// Records whether a kind of bulk work is in use.
     pub fn set_in_use(&self, kind: Bulk, in_use: bool) {
         self.bulk[kind as usize].store(in_use, Relaxed);
@@ -307,6 +359,20 @@ mod tests {
             assert!(reason.help().ends_with('.'));
             assert!(DropReason::OUTBOUND.contains(reason) || DropReason::INBOUND.contains(reason));
         }
+    }
+
+    #[test]
+    fn the_counts_of_all_queues_add_up() {
+        let counters = Counters::new(NonZeroUsize::new(3).unwrap());
+        for (queue, packets) in counters.queues.iter().zip([1, 10, 100]) {
+            queue.outbound.received(packets, packets * 60);
+            queue.inbound.dropped(DropReason::MartianSource, packets);
+            queue.inbound.answered(icmpv4::Error::TimeExceeded);
+        }
+        assert_eq!((counters.outbound().packets_in.get(), counters.outbound().bytes_in.get()), (111, 6660));
+        assert_eq!(counters.inbound().drops(DropReason::MartianSource), 111);
+        assert_eq!(counters.inbound().icmp_sent(), [0, 3, 0]);
+        assert_eq!(counters.inbound().packets_in.get(), 0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The data path: two blocking threads that carry packets between the TUN device and the UDP socket.
+//! The data path: two blocking threads for each queue of the TUN device, which carry packets between it and the UDP
+//! sockets.
 //!
 //! [`outbound`] and [`inbound`] decide about one packet at a time, from bytes to a [`Verdict`]. On the way out
 //! [`segment`] cuts large packets into datagrams and [`runs`] packs them; on the way in [`coalesce`] merges packets
@@ -18,6 +19,7 @@ mod report;
 pub mod routes;
 pub mod runs;
 pub mod segment;
+pub mod steering;
 pub mod threads;
 pub mod tun;
 pub mod udp;

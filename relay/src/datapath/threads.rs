@@ -1,4 +1,4 @@
-//! The two threads of the data path: outbound and inbound.
+//! The threads of the data path: outbound and inbound, two for each queue.
 //!
 //! Each blocks in one system call and is woken to stop by a signal whose handler does nothing: the call returns
 //! `EINTR`. A signal that comes just before the call is lost, so it is repeated until the thread has ended.
@@ -8,7 +8,7 @@ mod outbound;
 
 use std::{
     io,
-    net::{Ipv4Addr, UdpSocket},
+    net::Ipv4Addr,
     os::unix::thread::JoinHandleExt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -29,12 +29,12 @@ use tokio::sync::mpsc;
 
 use super::{
     admission::Admission,
-    counters::{Bulk, Counters},
+    counters::{Bulk, Counters, QueueCounters},
     marking::Marking,
     offload::{Offload, TunOffload},
     routes::Routes,
-    tun::Tun,
-    udp::{self, RunSupport, TooLong},
+    tun::{Queue, Tun},
+    udp::{self, RunSupport, Sockets, TooLong},
 };
 
 /// Interrupts a blocked thread. Ignored by default, so that one from elsewhere does no harm.
@@ -65,8 +65,8 @@ pub enum DataPathError {
 pub struct DataPath {
     /// The device.
     pub tun: Arc<Tun>,
-    /// The tunnel's socket, bound to the underlay address and the port.
-    pub udp: UdpSocket,
+    /// The tunnel's sockets, bound to the underlay address: one pair for each queue of the device.
+    pub udp: Vec<Sockets>,
     /// The socket for ICMP errors.
     pub icmp: Socket,
     /// The port of every node.
@@ -92,6 +92,16 @@ struct Abilities {
     too_long: TooLong,
 }
 
+/// What the two threads of one queue work on.
+#[derive(Debug, Clone, Copy)]
+struct Lane<'a> {
+    path: &'a DataPath,
+    tun: Queue<'a>,
+    sockets: &'a Sockets,
+    counters: &'a QueueCounters,
+    abilities: Abilities,
+}
+
 /// The running threads. The device disappears when they have ended and nobody else holds it.
 #[derive(Debug)]
 pub struct Running {
@@ -100,15 +110,18 @@ pub struct Running {
 }
 
 impl DataPath {
-    /// Starts both threads. An error that ends the data path is sent to `failed`.
+    /// Starts the threads. An error that ends the data path is sent to `failed`.
     ///
     /// # Errors
     /// The kernel refuses a thread or the signal handler.
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
-        udp::enable_traffic_class(&self.udp)?;
-        let socket = Abilities { runs, too_long: TooLong::set_up(&self.udp)? };
+        let mut abilities = Vec::new();
+        for sockets in &self.udp {
+            udp::enable_traffic_class(&sockets.receive)?;
+            abilities.push(Abilities { runs, too_long: TooLong::set_up(sockets.sender())? });
+        }
         let tun = self.tun.offload();
         for (kind, in_use) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
@@ -120,33 +133,50 @@ impl DataPath {
         }
         tracing::info!(
             asked = %self.offload, ?tun, send_runs = runs.send, receive_runs = runs.receive,
-            "offloads"
+            queues = self.udp.len(), "offloads"
         );
         let shared = Arc::new(self);
         let mut running = Running { stop: Arc::default(), threads: Vec::new() };
-        for (name, run) in [
-            ("relay-outbound", outbound::run as fn(&DataPath, Abilities, &AtomicBool) -> _),
-            ("relay-inbound", inbound::run),
-        ] {
-            let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
-            let body = move || {
-                let run = AssertUnwindSafe(|| run(&shared, socket, &stop));
-                let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
-                if let Err(error) = ended {
-                    // The receiver is gone only when the daemon is ending anyway.
-                    let _ = failed.send(error);
-                }
-            };
-            running.threads.push(thread::Builder::new().name(name.into()).spawn(body)?);
+        for (index, abilities) in abilities.into_iter().enumerate() {
+            for (name, run) in [
+                ("relay-outbound", outbound::run as fn(Lane<'_>, &AtomicBool) -> _),
+                ("relay-inbound", inbound::run),
+            ] {
+                let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
+                let body = move || {
+                    let run = AssertUnwindSafe(|| match shared.lane(index, abilities) {
+                        Some(lane) => run(lane, &stop),
+                        None => Ok(()),
+                    });
+                    let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
+                    if let Err(error) = ended {
+                        // The receiver is gone only when the daemon is ending anyway.
+                        let _ = failed.send(error);
+                    }
+                };
+                running.threads.push(thread::Builder::new().name(name.into()).spawn(body)?);
+            }
         }
         Ok(running)
+    }
+
+    /// The parts of one queue; none if the device, the sockets or the counters have no such.
+    fn lane(&self, index: usize, abilities: Abilities) -> Option<Lane<'_>> {
+        let tun = self.tun.queues().nth(index)?;
+        let (sockets, counters) = (self.udp.get(index)?, self.counters.queues.get(index)?);
+        Some(Lane { path: self, tun, sockets, counters, abilities })
     }
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
         if !self.offload.udp_runs() {
             return Ok(RunSupport { send: false, receive: false });
         }
-        let runs = udp::enable_runs(&self.udp);
+        let of_each = self.udp.iter().map(|sockets| udp::enable_runs(&sockets.receive));
+        let both = |one: RunSupport, other: RunSupport| RunSupport {
+            send: one.send && other.send,
+            receive: one.receive && other.receive,
+        };
+        let runs = of_each.reduce(both).unwrap_or(RunSupport { send: false, receive: false });
         if self.offload != Offload::Auto && !(runs.send && runs.receive) {
             return Err(DataPathError::Unsupported(self.offload));
         }
@@ -155,7 +185,7 @@ impl DataPath {
 }
 
 impl Running {
-    /// Stops both threads and waits for them. What is queued in the kernel is left there.
+    /// Stops the threads and waits for them. What is queued in the kernel is left there.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads {

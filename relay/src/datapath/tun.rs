@@ -1,10 +1,12 @@
-//! The TUN device: one read or write a packet, or a large packet with its offload header.
+//! The TUN device and its queues: one read or write a packet, or a large packet with its offload header.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSlice, IoSliceMut},
+    num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use rustix::io::ReadWriteFlags;
@@ -60,8 +62,55 @@ impl TunError {
 /// A TUN device. It disappears, with its addresses and routes, when this is dropped.
 #[derive(Debug)]
 pub struct Tun {
-    file: File,
+    /// One for each queue.
+    files: Vec<File>,
     name: String,
+    offload: TunOffload,
+}
+
+/// How many queues a device has, and which packet goes to which.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    /// How many.
+    pub count: NonZeroUsize,
+    /// The program that chooses ([`steering`](super::steering)). Without it there is one queue.
+    pub steering: Option<Arc<OwnedFd>>,
+}
+
+impl Queues {
+    /// As many as are asked for, or one where the kernel lets nobody choose among them.
+    #[must_use]
+    pub fn settle(asked: NonZeroUsize) -> Self {
+        if asked == NonZeroUsize::MIN {
+            return Self::one();
+        }
+        match super::steering::load() {
+            Ok(program) => Self { count: asked, steering: Some(Arc::new(program)) },
+            Err(error) => {
+                tracing::warn!(
+                    %error, %asked,
+                    "one queue is used: a flow cannot be kept to one of several without CAP_BPF"
+                );
+                Self::one()
+            }
+        }
+    }
+
+    /// One queue.
+    #[must_use]
+    pub fn one() -> Self {
+        Self { count: NonZeroUsize::MIN, steering: None }
+    }
+
+    fn are_many(&self) -> bool {
+        self.count > NonZeroUsize::MIN
+    }
+}
+
+/// One queue of a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue<'a> {
+    file: &'a File,
     offload: TunOffload,
 }
 
@@ -78,6 +127,12 @@ mod ioctl {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
+    // TUNSETSTEERINGEBPF is declared as a read, and takes the descriptor of a program.
+    nix::ioctl_write_ptr_bad!(
+        set_steering,
+        nix::request_code_read!(b'T', 224, size_of::<libc::c_int>()),
+        libc::c_int
+    );
     // TUNGETIFF is declared with an unsigned int and fills a struct ifreq.
     nix::ioctl_read_bad!(
         get_interface,
@@ -87,9 +142,37 @@ mod ioctl {
 }
 
 /// The device's flags: bare packets, with a header before each where the kernel is to say what a large one is.
-fn kind(offload: TunOffload) -> libc::c_short {
+fn kind(offload: TunOffload, many_queues: bool) -> libc::c_short {
     let header = if offload == TunOffload::None { 0 } else { libc::IFF_VNET_HDR };
-    (libc::IFF_TUN | libc::IFF_NO_PI | header) as libc::c_short
+    let queues = if many_queues { libc::IFF_MULTI_QUEUE } else { 0 };
+    (libc::IFF_TUN | libc::IFF_NO_PI | header | queues) as libc::c_short
+}
+
+/// Opens a device, or one more queue of it: with `name`, in which `%d` becomes the first free number, and of this kind.
+fn open(name: &str, kind: libc::c_short) -> Result<(File, String), TunError> {
+    let file =
+        OpenOptions::new().read(true).write(true).open(Path::new(CONTROL)).map_err(TunError::from_open)?;
+    // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last octet stays zero: the kernel wants a terminated name.
+    let room = libc::IFNAMSIZ - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = kind;
+    // SAFETY: the descriptor is open and `request` is a valid `ifreq` that outlives the call.
+    unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }
+        .map_err(|errno| TunError::from_io("creating the TUN device", errno.into()))?;
+    Ok((file, name_of(&request)))
+}
+
+/// Has the program choose the queue of each packet.
+fn steer(file: &File, program: &OwnedFd) -> Result<(), TunError> {
+    let descriptor: libc::c_int = program.as_raw_fd();
+    // SAFETY: the descriptors are open and the number outlives the call.
+    unsafe { ioctl::set_steering(file.as_raw_fd(), &raw const descriptor) }
+        .map_err(|errno| TunError::from_io("choosing among the queues of the TUN", errno.into()))?;
+    Ok(())
 }
 
 /// Tells the kernel what may be read from the device in one piece.
@@ -108,15 +191,15 @@ fn ask_for(file: &impl AsRawFd, offload: TunOffload) -> Result<(), TunError> {
 }
 
 impl Tun {
-    /// Creates the device; `%d` in `pattern` becomes the first free number. At most 15 octets. The device has the
-    /// first of `offload`'s abilities that the kernel grants.
+    /// Creates the device with its queues; `%d` in `pattern` becomes the first free number. At most 15 octets. The device
+    /// has the first of `offload`'s abilities that the kernel grants.
     ///
     /// # Errors
     /// The control device is missing, the process may not use it, or the kernel refuses the name or each ability.
-    pub fn create(pattern: &str, offload: Offload) -> Result<Self, TunError> {
+    pub fn create(pattern: &str, offload: Offload, queues: &Queues) -> Result<Self, TunError> {
         let mut refused = None;
         for ability in offload.tun() {
-            match Self::create_with(pattern, *ability) {
+            match Self::create_with(pattern, *ability, queues) {
                 Err(TunError::Failed { step, source }) => {
                     tracing::debug!(?ability, step, %source, "the kernel does not offer this on the TUN");
                     refused = Some(TunError::Failed { step, source });
@@ -127,29 +210,22 @@ impl Tun {
         Err(refused.unwrap_or(TunError::NoControlDevice))
     }
 
-    fn create_with(pattern: &str, offload: TunOffload) -> Result<Self, TunError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(Path::new(CONTROL))
-            .map_err(TunError::from_open)?;
-
-        // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        // The last octet stays zero: the kernel wants a terminated name.
-        let room = libc::IFNAMSIZ - 1;
-        for (to, from) in request.ifr_name[..room].iter_mut().zip(pattern.bytes()) {
-            *to = from.cast_signed();
+    fn create_with(pattern: &str, offload: TunOffload, queues: &Queues) -> Result<Self, TunError> {
+        let kind = kind(offload, queues.are_many());
+        let (first, name) = open(pattern, kind)?;
+        // What follows holds for the device, whichever queue it is asked of.
+        ask_for(&first, offload)?;
+        if let Some(program) = &queues.steering {
+            steer(&first, program)?;
         }
-        request.ifr_ifru.ifru_flags = kind(offload);
-        // SAFETY: the descriptor is open and `request` is a valid `ifreq` that outlives the call.
-        unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }
-            .map_err(|errno| TunError::from_io("creating the TUN device", errno.into()))?;
-        ask_for(&file, offload)?;
-        Ok(Self { file, name: name_of(&request), offload })
+        let mut files = vec![first];
+        while files.len() < queues.count.get() {
+            files.push(open(&name, kind)?.0);
+        }
+        Ok(Self { files, name, offload })
     }
 
-    /// Takes over a device that an earlier process created and left open.
+    /// Takes over a device of one queue that an earlier process created and left open.
     ///
     /// # Errors
     /// The file is no TUN device of a kind that [`Tun::create`] makes with `offload`, or the device is gone.
@@ -162,12 +238,13 @@ impl Tun {
             .map_err(|errno| TunError::Failed { step: STEP, source: errno.into() })?;
         // SAFETY: the kernel has filled the flags, and any bits are valid for them.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
-        let granted = |ability: &&TunOffload| flags == kind(**ability) && ask_for(&file, **ability).is_ok();
+        let granted =
+            |ability: &&TunOffload| flags == kind(**ability, false) && ask_for(&file, **ability).is_ok();
         let Some(ability) = offload.tun().iter().find(granted) else {
             let source = io::Error::new(io::ErrorKind::InvalidData, "it is of another kind");
             return Err(TunError::Failed { step: STEP, source });
         };
-        Ok(Self { file: File::from(file), name: name_of(&request), offload: *ability })
+        Ok(Self { files: vec![File::from(file)], name: name_of(&request), offload: *ability })
     }
 
     /// What the device carries in one read or write.
@@ -182,23 +259,37 @@ impl Tun {
         &self.name
     }
 
+    /// Its queues, at least one.
+    pub fn queues(&self) -> impl ExactSizeIterator<Item = Queue<'_>> {
+        self.files.iter().map(|file| Queue { file, offload: self.offload })
+    }
+
+    /// The file that keeps the device for a later process; none if it has several queues.
+    #[must_use]
+    pub fn keeper(&self) -> Option<BorrowedFd<'_>> {
+        match self.files.as_slice() {
+            [file] => Some(file.as_fd()),
+            _ => None,
+        }
+    }
+}
+
+impl Queue<'_> {
     /// Reads one packet to the start of `packet`; blocks until there is one.
     ///
     /// # Errors
     /// As read(2): `EINTR` when a signal came, `EBADFD` when the device was deleted.
     pub fn receive(&self, packet: &mut [u8]) -> io::Result<(virtio::Header, usize)> {
-        self.read(packet, |vectors| rustix::io::readv(&self.file, vectors))
+        self.read(packet, |vectors| rustix::io::readv(self.file, vectors))
     }
 
-    /// As [`Tun::receive`], without waiting (Linux 6.4).
+    /// As [`Queue::receive`], without waiting (Linux 6.4).
     ///
     /// # Errors
     /// `EAGAIN` when there is no packet, `EOPNOTSUPP` when this kernel would have to wait.
     pub fn try_receive(&self, packet: &mut [u8]) -> io::Result<(virtio::Header, usize)> {
         // An offset of -1 means the file's own position, which a device does not have.
-        self.read(packet, |vectors| {
-            rustix::io::preadv2(&self.file, vectors, u64::MAX, ReadWriteFlags::NOWAIT)
-        })
+        self.read(packet, |vectors| rustix::io::preadv2(self.file, vectors, u64::MAX, ReadWriteFlags::NOWAIT))
     }
 
     fn read(
@@ -224,7 +315,7 @@ impl Tun {
         let header = offload.to_bytes();
         let vectors = [IoSlice::new(&header), IoSlice::new(packet)];
         let skipped = usize::from(self.offload == TunOffload::None);
-        Ok(rustix::io::writev(&self.file, &vectors[skipped..])?)
+        Ok(rustix::io::writev(self.file, &vectors[skipped..])?)
     }
 }
 
@@ -240,18 +331,12 @@ const fn abilities(offload: TunOffload) -> libc::c_int {
     }) as libc::c_int
 }
 
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 fn name_of(request: &libc::ifreq) -> String {
     let octets = request.ifr_name.iter().take_while(|octet| **octet != 0);
     octets.map(|octet| char::from(octet.cast_unsigned())).collect()
 }
 
-/// Whether an error of [`Tun::receive`] or [`Tun::send`] says that the device is gone.
+/// Whether an error of [`Queue::receive`] or [`Queue::send`] says that the device is gone.
 #[must_use]
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV))

@@ -5,6 +5,7 @@ pub mod batch;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    num::NonZeroUsize,
     time::Duration,
 };
 
@@ -48,13 +49,64 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> SocketError {
     move |source| SocketError::Failed { step, source }
 }
 
+/// The sockets of one queue of the data path.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Bound to the tunnel's port. The kernel gives all that comes from one address and port to the same queue's.
+    pub receive: UdpSocket,
+    /// What is sent from; none for the one that receives. With several queues each has a port of its own, so that the
+    /// other node can tell their flows apart by the datagrams and keep each to one queue as well.
+    pub send: Option<UdpSocket>,
+}
+
+impl Sockets {
+    /// One that receives and sends.
+    #[must_use]
+    pub fn one(socket: UdpSocket) -> Self {
+        Self { receive: socket, send: None }
+    }
+
+    /// Those of so many queues at `address`: the first as [`open`] opens it.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(address: SocketAddrV4, queues: NonZeroUsize) -> Result<Vec<Self>, SocketError> {
+        let first = open(address)?;
+        if queues == NonZeroUsize::MIN {
+            return Ok(vec![Self::one(first)]);
+        }
+        // That one has shown that the port is free: sockets that share it would share it with another daemon's too.
+        drop(first);
+        let own = SocketAddrV4::new(*address.ip(), 0);
+        let queue = |index: usize| {
+            let send = if index == 0 { None } else { Some(open_at(own, false)?) };
+            Ok(Self { receive: open_at(address, true)?, send })
+        };
+        (0..queues.get()).map(queue).collect()
+    }
+
+    /// What is sent from.
+    #[must_use]
+    pub fn sender(&self) -> &UdpSocket {
+        self.send.as_ref().unwrap_or(&self.receive)
+    }
+}
+
 /// Opens the tunnel's socket at `address`, blocking, with large queues where the process may have them.
 ///
 /// # Errors
 /// The port is taken or the address is not local.
 pub fn open(address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
+    open_at(address, false)
+}
+
+/// The same, or one of several that share the port.
+fn open_at(address: SocketAddrV4, shared: bool) -> Result<UdpSocket, SocketError> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
         .map_err(failed("opening a UDP socket"))?;
+    if shared {
+        socket.set_reuse_port(true).map_err(failed("sharing the tunnel's port among its queues"))?;
+    }
     socket.bind(&SocketAddr::V4(address).into()).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => SocketError::InUse(address),
         io::ErrorKind::AddrNotAvailable => SocketError::NoSuchAddress(address),

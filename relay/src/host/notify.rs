@@ -38,14 +38,14 @@ pub fn tell(message: &str) -> io::Result<()> {
     manager().map_or(Ok(()), |path| send(&path, message, None))
 }
 
-/// Leaves a file with the service manager, in place of an earlier one of this name, if one listens.
+/// Leaves a file, or none, with the service manager, in place of an earlier one of this name, if one listens.
 ///
 /// # Errors
 /// Its socket cannot be reached.
-pub fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+pub fn store(name: &str, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let Some(path) = manager() else { return Ok(()) };
     send(&path, &format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)?;
-    send(&path, &format!("FDSTORE=1\nFDNAME={name}"), Some(file))
+    file.map_or(Ok(()), |file| send(&path, &format!("FDSTORE=1\nFDNAME={name}"), Some(file)))
 }
 
 /// How often the service manager wants `WATCHDOG=1`, at least: half of the time after which it gives up.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{Display, Write},
+    num::NonZeroUsize,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -35,12 +36,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// All counts zero and no routes yet.
+    /// All counts zero, of so many queues, and no routes yet.
     #[must_use]
-    pub fn new(health: Arc<Health>) -> Self {
+    pub fn new(health: Arc<Health>, queues: NonZeroUsize) -> Self {
         Self {
             health,
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(queues)),
             follow: Arc::default(),
             routes: OnceLock::new(),
             node: Mutex::default(),
@@ -81,8 +82,8 @@ impl Sources {
                 skipped: self.follow.skipped.load(Relaxed),
             },
             routes: routes.map_or(0, |routes| routes.len()),
-            outbound: way(&self.counters.outbound, DropReason::OUTBOUND),
-            inbound: way(&self.counters.inbound, DropReason::INBOUND),
+            outbound: way(&self.counters.outbound(), DropReason::OUTBOUND),
+            inbound: way(&self.counters.inbound(), DropReason::INBOUND),
         }
     }
 
@@ -90,7 +91,7 @@ impl Sources {
     #[must_use]
     pub fn render(&self) -> String {
         let mut page = Page::default();
-        let (outbound, inbound) = (&self.counters.outbound, &self.counters.inbound);
+        let (outbound, inbound) = (&self.counters.outbound(), &self.counters.inbound());
         for (place, what, packets, bytes) in [
             ("tun_read", "read from the TUN", &outbound.packets_in, &outbound.bytes_in),
             ("udp_sent", "sent to other nodes", &outbound.packets_out, &outbound.bytes_out),
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_drop_reason_is_shown_with_zero_before_it_happens() {
-        let sources = Sources::new(Arc::new(Health::starting("test")));
+        let sources = Sources::new(Arc::new(Health::starting("test")), NonZeroUsize::MIN);
         let text = sources.render();
         for reason in DropReason::OUTBOUND {
             let line =
@@ -244,11 +245,11 @@ mod tests {
 
     #[test]
     fn counts_appear_under_the_names_that_dashboards_know() {
-        let sources = Sources::new(Arc::new(Health::starting("test")));
-        sources.counters.outbound.received(1, 100);
-        sources.counters.outbound.received(1, 50);
-        sources.counters.outbound.passed(1, 100);
-        sources.counters.outbound.dropped(DropReason::NoRoute, 1);
+        let sources = Sources::new(Arc::new(Health::starting("test")), NonZeroUsize::MIN);
+        sources.counters.queues[0].outbound.received(1, 100);
+        sources.counters.queues[0].outbound.received(1, 50);
+        sources.counters.queues[0].outbound.passed(1, 100);
+        sources.counters.queues[0].outbound.dropped(DropReason::NoRoute, 1);
         let text = sources.render();
         for line in [
             "relay_tun_read_packets_total 2",

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use super::{Abilities, DataPath, DataPathError, PAUSE};
+use super::{DataPathError, Lane, PAUSE};
 use crate::{
     datapath::{
         MAX_PACKET, Verdict,
@@ -16,7 +16,7 @@ use crate::{
         inbound, marking,
         report::Reporter,
         segment::Plan,
-        tun,
+        tun::{self, Queue},
         udp::batch::{self, Arrivals},
     },
     wire::{
@@ -25,12 +25,13 @@ use crate::{
     },
 };
 
-pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
-    let counters = &path.counters.inbound;
+pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
+    let Lane { path, tun, sockets, .. } = lane;
+    let counters = &lane.counters.inbound;
     let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted);
     let mut coalescer = Coalescer::new(path.tun.offload());
     let mut writer = Writer {
-        path,
+        tun,
         counters,
         stop,
         scratch: vec![0; MAX_PACKET].into(),
@@ -40,7 +41,7 @@ pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<()
     };
     let mut arrivals = Arrivals::new(if path.offload.batches() { batch::RECEIVE } else { 1 });
     while !stop.load(Relaxed) {
-        match arrivals.receive(&path.udp) {
+        match arrivals.receive(&sockets.receive) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -92,7 +93,7 @@ pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<()
 
 /// Writes to the TUN and remembers what went wrong.
 struct Writer<'a> {
-    path: &'a DataPath,
+    tun: Queue<'a>,
     counters: &'a Direction,
     stop: &'a AtomicBool,
     /// Where a large packet is cut again.
@@ -140,7 +141,7 @@ impl Writer<'_> {
 
     fn try_write(&self, offload: Header, packet: &[u8]) -> io::Result<()> {
         loop {
-            match self.path.tun.send(offload, packet) {
+            match self.tun.send(offload, packet) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted && !self.stop.load(Relaxed) => {}
                 Err(error) => return Err(error),

@@ -2,11 +2,12 @@
 
 use std::{
     io,
+    net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
 
-use super::{Abilities, DataPath, DataPathError, PAUSE};
+use super::{DataPath, DataPathError, Lane, PAUSE};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
@@ -21,19 +22,21 @@ use crate::{
     wire::{icmpv4::Error, ipv4::Packet, virtio},
 };
 
-pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
-    let counters = &path.counters.outbound;
+pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
+    let Lane { path, tun, sockets, abilities, .. } = lane;
+    let counters = &lane.counters.outbound;
     let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
     let mut outbound = Outbound {
         path,
         counters,
-        runs: Runs::new(socket.runs.send),
+        runs: Runs::new(abilities.runs.send),
         quote: vec![0; MAX_PACKET].into(),
         sender: Sender {
             path,
+            socket: sockets.sender(),
             counters,
             reporter: Reporter::new(&path.icmp, counters, own),
-            too_long: socket.too_long,
+            too_long: abilities.too_long,
             stop,
         },
     };
@@ -41,7 +44,7 @@ pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Resu
     let mut drains = path.offload.batches();
     let mut busy = false;
     while !stop.load(Relaxed) {
-        match path.tun.receive(&mut packet) {
+        match tun.receive(&mut packet) {
             Ok((offload, length)) => outbound.take(&offload, &mut packet[..length]),
             Err(error) => {
                 outbound.read_failed(&error)?;
@@ -54,7 +57,7 @@ pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Resu
         }
         busy = false;
         while drains && !stop.load(Relaxed) {
-            match path.tun.try_receive(&mut packet) {
+            match tun.try_receive(&mut packet) {
                 Ok((offload, length)) => {
                     busy = true;
                     outbound.take(&offload, &mut packet[..length]);
@@ -132,6 +135,7 @@ impl Outbound<'_> {
 /// Sends runs, waiting for room in the socket's queue: the TUN's own queue holds the senders back meanwhile.
 struct Sender<'a> {
     path: &'a DataPath,
+    socket: &'a UdpSocket,
     counters: &'a Direction,
     reporter: Reporter<'a>,
     too_long: TooLong,
@@ -161,7 +165,7 @@ impl Sender<'_> {
 
     fn try_send(&self, buffer: &[u8], runs: &[Run]) -> io::Result<usize> {
         loop {
-            match batch::send(&self.path.udp, self.path.port, buffer, runs) {
+            match batch::send(self.socket, self.path.port, buffer, runs) {
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
                         && !self.stop.load(Relaxed) => {}
@@ -249,7 +253,7 @@ impl Sender<'_> {
     }
 
     fn fragment(&mut self, fragment: bool) {
-        if let Err(error) = self.too_long.fragment(&self.path.udp, fragment) {
+        if let Err(error) = self.too_long.fragment(self.socket, fragment) {
             self.reporter.log(&error, "setting whether datagrams are fragmented");
         }
     }
