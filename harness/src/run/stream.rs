@@ -235,6 +235,13 @@ impl Runner<'_> {
         self.block(&summary.text(stream.count.is_some()));
         self.show_disorder(&journeys);
         let lost = summary.lost;
+        let unanswered = journeys.iter().filter(|journey| journey.answers.is_empty()).count();
+        if let Some(most) = stream.max_unanswered.filter(|most| unanswered > usize::from(*most)) {
+            let sent = journeys.len();
+            self.problem(format!(
+                "{unanswered} of {sent} pings were not answered at all; the case allows {most}"
+            ));
+        }
         if lost > usize::from(stream.max_lost) {
             let sent = journeys.len();
             self.problem(format!("{lost} of {sent} pings were lost; the case allows {}", stream.max_lost));

@@ -340,6 +340,9 @@ pub struct Stream {
     #[serde(default)]
     #[schemars(range(min = 0, max = 65535))]
     pub max_lost: u16,
+    /// How many pings may stay without a reply and without an ICMP error before the case fails. Left out: any.
+    #[schemars(range(min = 0, max = 65535))]
+    pub max_unanswered: Option<u16>,
     /// How many pings there are. Left out: as many as `lasts-ms` and `during` take. With it the text tells how many were
     /// lost, and why.
     #[schemars(range(min = 1, max = 10000))]

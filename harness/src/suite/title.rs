@@ -97,6 +97,7 @@ impl Step {
                 let mut knobs = Vec::from_iter(every);
                 knobs.extend(stream.size_knob());
                 knobs.extend(unless(stream.max_lost, 0, "max-lost"));
+                knobs.extend(stream.max_unanswered.map(|most| format!("max-unanswered {most}")));
                 knobs.extend(stream.count.map(|count| format!("count {count}")));
                 knobs.extend(stream.lasts_ms.map(|lasts| format!("lasts {lasts} ms")));
                 (format!("stream {} > {}", stream.from, stream.to), knobs)
@@ -189,8 +190,8 @@ mod tests {
             ("heal = { from = ['a'], to = ['b'] }", "heal a and b"),
             ("stream = { from = 'c1', to = 'c2', during = [] }", "stream c1 > c2"),
             (
-                "stream = { from = 'c1', to = 'c2', every-ms = 5, max-lost = 9, during = [] }",
-                "stream c1 > c2  every 5 ms  max-lost 9",
+                "stream = { from = 'c1', to = 'c2', every-ms = 5, max-lost = 9, max-unanswered = 1, during = [] }",
+                "stream c1 > c2  every 5 ms  max-lost 9  max-unanswered 1",
             ),
             ("stream = { from = 'c1', to = 'c2', lasts-ms = 900 }", "stream c1 > c2  lasts 900 ms"),
             ("stream = { from = 'c1', to = 'c2', count = 50 }", "stream c1 > c2  count 50"),

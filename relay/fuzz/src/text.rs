@@ -81,7 +81,10 @@ pub fn subnet_env(input: &[u8]) {
 pub fn control_request(input: &[u8]) {
     let answer = runtime().block_on(async {
         let (mut ours, theirs) = tokio::io::duplex(64 << 10);
-        http::serve_connection(theirs, &Arc::new(Sources::new(Arc::new(Health::starting("a test")))));
+        http::serve_connection(
+            theirs,
+            &Arc::new(Sources::new(Arc::new(Health::starting("a test")), std::num::NonZeroUsize::MIN)),
+        );
         // A server that has seen enough closes first.
         let _ = ours.write_all(input).await;
         let _ = ours.shutdown().await;
