@@ -163,8 +163,10 @@ impl Sender {
         loop {
             // The queue first: an error also makes the next receive fail, once, with no word of who sent it.
             match error_queue::receive(socket).map_err(|source| self.error(source))? {
-                Some(QueuedError::Icmp { kind, from }) => return Ok(Some(Answer::Error { kind, from })),
-                Some(QueuedError::Local) => continue,
+                Some(QueuedError::Icmp { kind, from, about }) if self.is_about(&about) => {
+                    return Ok(Some(Answer::Error { kind, from }));
+                }
+                Some(QueuedError::Icmp { .. } | QueuedError::Local) => continue,
                 None => {}
             }
             let mut buffer = Vec::with_capacity(65_536);
@@ -182,6 +184,15 @@ impl Sender {
                 return Ok(Some(Answer::Reply { from, ttl }));
             }
         }
+    }
+
+    /// Whether an error that was queued is about this probe. The kernel gives one about an echo request to every raw socket
+    /// that is connected to its destination (`raw_icmp_error`).
+    fn is_about(&self, sent: &[u8]) -> bool {
+        let Key::Echo { id, seq } = self.probe.key else { return true };
+        let [id_high, id_low] = id.to_be_bytes();
+        let [seq_high, seq_low] = seq.to_be_bytes();
+        sent.get(4..8).is_none_or(|octets| octets == [id_high, id_low, seq_high, seq_low])
     }
 
     /// Whether what a raw socket received is the reply to this probe: with its TTL, if the header tells.

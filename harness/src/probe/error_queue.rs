@@ -21,6 +21,8 @@ pub(super) enum QueuedError {
         kind: Kind,
         /// Who sent it.
         from: Ipv4Addr,
+        /// What was sent, from its transport header on, as far as the error quotes it.
+        about: Vec<u8>,
     },
     /// The own kernel's word, which sending returned already.
     Local,
@@ -32,25 +34,28 @@ pub(super) fn receive(socket: &Socket) -> io::Result<Option<QueuedError>> {
     let mut control = [MaybeUninit::<u8>::uninit(); 512];
     let mut slices = [MaybeUninitSlice::new(&mut quote)];
     let mut message = MsgHdrMut::new().with_buffers(&mut slices).with_control(&mut control);
-    match socket.recvmsg(&mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) {
-        Ok(_) => {}
+    let quoted = match socket.recvmsg(&mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) {
+        Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         Err(error) => return Err(error),
-    }
+    };
     let len = message.control_len();
     // SAFETY: recvmsg(2) initialised the first `len` octets.
     let control = unsafe { received(&control, len) };
     let mut messages = control_messages(&control);
     let found = messages.find(|(level, kind, _)| (*level, *kind) == (libc::SOL_IP, libc::IP_RECVERR));
-    Ok(Some(found.and_then(|(_, _, data)| extended_error(data)).unwrap_or(QueuedError::Local)))
+    // SAFETY: recvmsg(2) initialised the first `quoted` octets.
+    let about = unsafe { received(&quote, quoted) };
+    Ok(Some(found.and_then(|(_, _, data)| extended_error(data, &about)).unwrap_or(QueuedError::Local)))
 }
 
 /// `struct sock_extended_err`, followed by the offender's `sockaddr_in`.
-fn extended_error(data: &[u8]) -> Option<QueuedError> {
+fn extended_error(data: &[u8], about: &[u8]) -> Option<QueuedError> {
     let [_, _, _, _, origin, kind, code, ..] = *data else { return None };
     if origin != libc::SO_EE_ORIGIN_ICMP {
         return Some(QueuedError::Local);
     }
     let address: [u8; 4] = data.get(OFFENDER + 4..OFFENDER + 8)?.try_into().ok()?;
-    Some(QueuedError::Icmp { kind: Kind { kind, code }, from: Ipv4Addr::from(address) })
+    let about = about.to_vec();
+    Some(QueuedError::Icmp { kind: Kind { kind, code }, from: Ipv4Addr::from(address), about })
 }
