@@ -4,10 +4,7 @@
 //! leave through a raw socket: the kernel routes them to the inner source and picks the address of that way as
 //! their source, the bridge's towards a container of this node, the TUN's towards one of another.
 
-use std::{
-    net::Ipv4Addr,
-    time::{Duration, Instant},
-};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -104,40 +101,6 @@ pub fn error_about(offender: &[u8], error: Error, audience: Audience) -> Result<
     let sum = checksum::checksum(message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     Ok(Datagram { bytes, length, destination: source })
-}
-
-/// Limits errors to a steady rate with bursts (RFC 1812 section 4.3.2.8).
-#[derive(Debug)]
-pub struct TokenBucket {
-    burst: u32,
-    interval: Duration,
-    tokens: u32,
-    refilled: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket of `burst` tokens that gains `rate` tokens a second. `rate` must not be zero.
-    #[must_use]
-    pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
-        Self { burst, interval: Duration::from_secs(1) / rate, tokens: burst, refilled: now }
-    }
-
-    /// Takes a token if there is one at `now`.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let gained = elapsed.as_nanos() / self.interval.as_nanos();
-        if gained >= u128::from(self.burst - self.tokens) {
-            self.tokens = self.burst;
-            self.refilled = now;
-        } else {
-            // Fewer than `burst`, so the product and the casts are in range.
-            self.tokens += gained as u32;
-            self.refilled += self.interval * gained as u32;
-        }
-        let available = self.tokens > 0;
-        self.tokens -= u32::from(available);
-        available
-    }
 }
 
 #[cfg(test)]
@@ -241,19 +204,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_bucket_lets_a_burst_pass_and_then_the_rate() {
-        let start = Instant::now();
-        let mut bucket = TokenBucket::new(10, 3, start);
-        assert_eq!((0..5).filter(|_| bucket.take(start)).count(), 3);
-        assert!(!bucket.take(start + Duration::from_millis(99)));
-        assert!(bucket.take(start + Duration::from_millis(100)));
-        assert!(!bucket.take(start + Duration::from_millis(199)));
-        assert!(bucket.take(start + Duration::from_millis(200)));
-        let later = start + Duration::from_secs(3600);
-        assert_eq!((0..9).filter(|_| bucket.take(later)).count(), 3);
-    }
-
     proptest! {
         #[test]
         fn errors_about_arbitrary_bytes_never_panic_and_never_exceed_what_arrived(
@@ -262,19 +212,6 @@ mod tests {
             if let Some(error) = answer_to(&bytes) {
                 prop_assert!(error.as_bytes().len() <= bytes.len() + 28);
             }
-        }
-
-        #[test]
-        fn the_bucket_never_passes_more_than_burst_plus_rate(steps in prop::collection::vec(0u64..300, 1..200)) {
-            let start = Instant::now();
-            let mut bucket = TokenBucket::new(100, 20, start);
-            let mut now = start;
-            let mut passed = 0;
-            for step in steps {
-                now += Duration::from_millis(step);
-                passed += u128::from(bucket.take(now));
-            }
-            prop_assert!(passed <= 20 + (now - start).as_millis() / 10);
         }
     }
 }

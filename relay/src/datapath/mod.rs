@@ -14,6 +14,7 @@ mod kit;
 pub mod marking;
 pub mod offload;
 pub mod outbound;
+pub mod rate;
 mod report;
 pub mod routes;
 pub mod runs;
