@@ -104,8 +104,11 @@ impl Routes {
     /// The node that carries `destination`, if any does.
     #[inline]
     pub fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
-        if self.use_prefixes.load(Ordering::Acquire) {
-            return self.prefixes.load().as_ref()?.lookup(destination);
+        // Gone between the two loads: the flat array, complete at all times but for odd lengths, has what is left.
+        if self.use_prefixes.load(Ordering::Acquire)
+            && let Some(prefixes) = self.prefixes.load().as_ref()
+        {
+            return prefixes.lookup(destination);
         }
         let entry = self.flat.get(self.index(destination)?)?.load(Ordering::Relaxed);
         (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
@@ -259,6 +262,39 @@ mod tests {
         routes.apply(&[(net("255.255.255.0/24"), Some(node(1)))], 1);
         assert_eq!(routes.lookup(Ipv4Addr::new(255, 255, 255, 255)), Some(node(1)));
         assert_eq!(routes.lookup(Ipv4Addr::new(1, 2, 3, 4)), None);
+    }
+
+    #[test]
+    fn a_route_stays_while_odd_lengths_come_and_go() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        let done = AtomicBool::new(false);
+        let looked_up = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut found = true;
+                while found && !done.load(Ordering::Relaxed) {
+                    found = routes.lookup(Ipv4Addr::new(10, 5, 7, 1)) == Some(node(1));
+                }
+                found
+            });
+            for revision in 0..20_000 {
+                let hop = (revision % 2 == 0).then(|| node(2));
+                routes.apply(&[(net("10.5.64.0/20"), hop)], revision);
+            }
+            done.store(true, Ordering::Relaxed);
+            reader.join().unwrap()
+        });
+        assert!(looked_up, "a leased subnet had no route for a moment");
+    }
+
+    #[test]
+    fn a_table_without_its_prefixes_is_looked_up_in_the_array() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        // What a reader sees that is overtaken by the end of the last odd route.
+        routes.use_prefixes.store(true, Ordering::Release);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(1)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 8, 1)), None);
     }
 
     fn any_change(lengths: impl Strategy<Value = u8>) -> impl Strategy<Value = Change> {
