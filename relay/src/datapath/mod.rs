@@ -11,6 +11,7 @@ pub mod icmp;
 pub mod inbound;
 #[cfg(test)]
 mod kit;
+pub mod limits;
 pub mod marking;
 pub mod offload;
 pub mod outbound;

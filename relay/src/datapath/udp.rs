@@ -164,12 +164,12 @@ pub fn open_icmp() -> Result<Socket, SocketError> {
     Ok(socket)
 }
 
-/// The path MTU towards `node` as the kernel knows it, in octets.
+/// The path MTU from `address` towards `node` as the kernel knows it, in octets. Routing may depend on the source.
 ///
 /// # Errors
-/// There is no route to the node.
-pub fn path_mtu(node: Ipv4Addr, port: u16) -> io::Result<u16> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+/// The address is not local, or there is no route to the node.
+pub fn path_mtu(address: Ipv4Addr, node: Ipv4Addr, port: u16) -> io::Result<u16> {
+    let socket = UdpSocket::bind((address, 0))?;
     socket.connect((node, port))?;
     let mtu = getsockopt(&socket, sockopt::IpMtu)?;
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))

@@ -4,6 +4,7 @@ use std::{
     io,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
+    time::Instant,
 };
 
 use super::{Abilities, DataPath, DataPathError, PAUSE};
@@ -12,6 +13,7 @@ use crate::{
         ENCAPSULATION, MAX_PACKET, Verdict,
         counters::{Bulk, Direction, DropReason},
         icmp::Audience,
+        limits::PathLimits,
         outbound,
         report::Reporter,
         runs::{Destination, Run, Runs},
@@ -34,6 +36,7 @@ pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Resu
             counters,
             reporter: Reporter::new(&path.icmp, counters, own),
             too_long: socket.too_long,
+            limits: PathLimits::default(),
             stop,
         },
     };
@@ -135,6 +138,7 @@ struct Sender<'a> {
     counters: &'a Direction,
     reporter: Reporter<'a>,
     too_long: TooLong,
+    limits: PathLimits,
     stop: &'a AtomicBool,
 }
 
@@ -219,8 +223,10 @@ impl Sender<'_> {
     /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
     /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
-        let limit = match udp::path_mtu(run.to.node, self.path.port) {
-            Ok(mtu) => mtu.saturating_sub(ENCAPSULATION as u16),
+        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
+        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
+        let limit = match self.limits.get(node, run.stride, Instant::now(), ask) {
+            Ok(limit) => limit,
             Err(error) => {
                 self.reporter.log(&error, "asking for the path MTU");
                 u16::MAX
