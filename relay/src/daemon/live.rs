@@ -53,10 +53,7 @@ pub(super) fn open_tun(inherited: &mut Inherited, pattern: &str, offload: Offloa
 pub(super) fn open_udp(inherited: &mut Inherited, address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
     let earlier = inherited.remove(STORED_UDP).map(UdpSocket::from);
     match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
-        Some(socket) => {
-            udp::disable_runs(&socket);
-            Ok(socket)
-        }
+        Some(socket) => Ok(socket),
         None => udp::open(address),
     }
 }

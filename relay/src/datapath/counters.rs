@@ -275,6 +275,7 @@ impl Bulk {
 #[derive(Debug, Default)]
 pub struct Counters {
     bulk: [AtomicBool; Bulk::ALL.len()],
+    lowered: [AtomicBool; Bulk::ALL.len()],
     /// From the TUN to the underlay.
     pub outbound: Direction,
     /// From the underlay to the TUN.
@@ -282,9 +283,17 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Records whether a kind of bulk work is in use.
-    pub fn set_in_use(&self, kind: Bulk, in_use: bool) {
-        self.bulk[kind as usize].store(in_use, Relaxed);
+    /// Records, at a start of the threads, whether the kernel offers a kind of bulk work. What was lowered stays so:
+    /// most of what the kernel refuses it refuses only once it is tried, with every packet of the first large one.
+    pub fn offered(&self, kind: Bulk, offered: bool) {
+        let lowered = self.lowered[kind as usize].load(Relaxed);
+        self.bulk[kind as usize].store(offered && !lowered, Relaxed);
+    }
+
+    /// Records that the kernel has refused a kind of bulk work: it is not in use for as long as the process lives.
+    pub fn lower(&self, kind: Bulk) {
+        self.lowered[kind as usize].store(true, Relaxed);
+        self.bulk[kind as usize].store(false, Relaxed);
     }
 
     /// Whether a kind of bulk work is in use.
@@ -306,6 +315,19 @@ mod tests {
             assert!(reason.name().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
             assert!(reason.help().ends_with('.'));
             assert!(DropReason::OUTBOUND.contains(reason) || DropReason::INBOUND.contains(reason));
+        }
+    }
+
+    #[test]
+    fn what_was_lowered_is_not_in_use_again_after_another_start() {
+        let counters = Counters::default();
+        for kind in Bulk::ALL {
+            counters.offered(kind, true);
+        }
+        counters.lower(Bulk::UdpSend);
+        for kind in Bulk::ALL {
+            counters.offered(kind, true);
+            assert_eq!(counters.in_use(kind), kind != Bulk::UdpSend);
         }
     }
 

@@ -85,13 +85,6 @@ pub struct DataPath {
     pub offload: Offload,
 }
 
-/// What the tunnel's socket does for the threads.
-#[derive(Debug, Clone, Copy)]
-struct Abilities {
-    runs: RunSupport,
-    too_long: TooLong,
-}
-
 /// The running threads. The device disappears when they have ended and nobody else holds it.
 #[derive(Debug)]
 pub struct Running {
@@ -108,29 +101,30 @@ impl DataPath {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
         udp::enable_traffic_class(&self.udp)?;
-        let socket = Abilities { runs, too_long: TooLong::set_up(&self.udp)? };
+        let too_long = TooLong::set_up(&self.udp)?;
         let tun = self.tun.offload();
-        for (kind, in_use) in [
+        for (kind, offered) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
             (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
             (Bulk::UdpSend, runs.send),
             (Bulk::UdpReceive, runs.receive),
         ] {
-            self.counters.set_in_use(kind, in_use);
+            self.counters.offered(kind, offered);
         }
         tracing::info!(
-            asked = %self.offload, ?tun, send_runs = runs.send, receive_runs = runs.receive,
+            asked = %self.offload, ?tun,
+            send_runs = self.counters.in_use(Bulk::UdpSend), receive_runs = runs.receive,
             "offloads"
         );
         let shared = Arc::new(self);
         let mut running = Running { stop: Arc::default(), threads: Vec::new() };
         for (name, run) in [
-            ("relay-outbound", outbound::run as fn(&DataPath, Abilities, &AtomicBool) -> _),
+            ("relay-outbound", outbound::run as fn(&DataPath, TooLong, &AtomicBool) -> _),
             ("relay-inbound", inbound::run),
         ] {
             let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
             let body = move || {
-                let run = AssertUnwindSafe(|| run(&shared, socket, &stop));
+                let run = AssertUnwindSafe(|| run(&shared, too_long, &stop));
                 let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
                 if let Err(error) = ended {
                     // The receiver is gone only when the daemon is ending anyway.
@@ -144,7 +138,8 @@ impl DataPath {
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
         if !self.offload.udp_runs() {
-            return Ok(RunSupport { send: false, receive: false });
+            // What waits in the queue of a socket taken over may be runs, which would lose all but their first datagram.
+            return Ok(RunSupport { send: false, receive: udp::receives_runs(&self.udp) });
         }
         let runs = udp::enable_runs(&self.udp);
         if self.offload != Offload::Auto && !(runs.send && runs.receive) {

@@ -96,11 +96,10 @@ pub fn enable_runs(socket: &UdpSocket) -> RunSupport {
     }
 }
 
-/// Takes back what an earlier run may have asked for with [`enable_runs`].
-pub fn disable_runs(socket: &UdpSocket) {
-    if let Err(error) = setsockopt(socket, sockopt::UdpGroSegment, &false) {
-        tracing::debug!(%error, "the socket may go on receiving runs");
-    }
+/// Whether an earlier run has asked for runs on `socket`, which is then to be left so: what the kernel has merged by now
+/// could not be told apart any more.
+pub fn receives_runs(socket: &UdpSocket) -> bool {
+    getsockopt(socket, sockopt::UdpGroSegment).unwrap_or(false)
 }
 
 /// Asks for the traffic class of each datagram received (`IP_RECVTOS`).

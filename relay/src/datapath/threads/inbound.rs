@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use super::{Abilities, DataPath, DataPathError, PAUSE};
+use super::{DataPath, DataPathError, PAUSE};
 use crate::{
     datapath::{
         MAX_PACKET, Verdict,
@@ -17,7 +17,10 @@ use crate::{
         report::Reporter,
         segment::Plan,
         tun,
-        udp::batch::{self, Arrivals},
+        udp::{
+            TooLong,
+            batch::{self, Arrivals},
+        },
     },
     wire::{
         ipv4::Packet,
@@ -25,10 +28,15 @@ use crate::{
     },
 };
 
-pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
+pub(super) fn run(path: &DataPath, _: TooLong, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.inbound;
     let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted);
     let mut coalescer = Coalescer::new(path.tun.offload());
+    for (kind, bulk) in [(Gso::Tcp4, Bulk::TunTcp), (Gso::Udp, Bulk::TunUdp)] {
+        if !path.counters.in_use(bulk) {
+            coalescer.give_up(kind);
+        }
+    }
     let mut writer = Writer {
         path,
         counters,
@@ -77,8 +85,7 @@ pub(super) fn run(path: &DataPath, _: Abilities, stop: &AtomicBool) -> Result<()
         coalescer.finish(&mut |large| writer.write(large));
         if let Some(kind) = writer.refused.take() {
             coalescer.give_up(kind);
-            let kind = if kind == Gso::Tcp4 { Bulk::TunTcp } else { Bulk::TunUdp };
-            path.counters.set_in_use(kind, false);
+            path.counters.lower(if kind == Gso::Tcp4 { Bulk::TunTcp } else { Bulk::TunUdp });
         }
         if let Some(error) = writer.failed.take() {
             reporter.log(&error, "writing to the TUN");

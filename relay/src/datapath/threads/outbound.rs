@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Abilities, DataPath, DataPathError, PAUSE};
+use super::{DataPath, DataPathError, PAUSE};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
@@ -23,19 +23,19 @@ use crate::{
     wire::{icmpv4::Error, ipv4::Packet, virtio},
 };
 
-pub(super) fn run(path: &DataPath, socket: Abilities, stop: &AtomicBool) -> Result<(), DataPathError> {
+pub(super) fn run(path: &DataPath, too_long: TooLong, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.outbound;
     let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
     let mut outbound = Outbound {
         path,
         counters,
-        runs: Runs::new(socket.runs.send),
+        runs: Runs::new(path.counters.in_use(Bulk::UdpSend)),
         quote: vec![0; MAX_PACKET].into(),
         sender: Sender {
             path,
             counters,
             reporter: Reporter::new(&path.icmp, counters, own),
-            too_long: socket.too_long,
+            too_long,
             limits: PathLimits::default(),
             stop,
         },
@@ -116,7 +116,7 @@ impl Outbound<'_> {
         self.runs.clear();
         if !segments {
             self.runs.stop_segmenting();
-            self.path.counters.set_in_use(Bulk::UdpSend, false);
+            self.path.counters.lower(Bulk::UdpSend);
         }
     }
 

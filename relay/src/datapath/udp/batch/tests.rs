@@ -6,7 +6,7 @@ use std::{
 use super::*;
 use crate::datapath::{
     runs::{Destination, Runs},
-    udp::{enable_runs, enable_traffic_class},
+    udp::{enable_runs, enable_traffic_class, receives_runs},
 };
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -124,6 +124,17 @@ fn each_datagram_arrives_with_the_traffic_class_it_was_sent_with() {
         let sent = classes.into_iter().enumerate().map(|(index, class)| (index as u8, class));
         assert_eq!(received, sent.collect::<Vec<_>>(), "{sends_runs} {receives_runs}");
     }
+}
+
+#[test]
+fn runs_that_wait_in_a_socket_taken_over_are_told_apart_on_any_rung() {
+    let ((sender, _), (receiver, port)) = (socket(), socket());
+    assert!(!receives_runs(&receiver) && enable_runs(&receiver).receive);
+    send_all(&sender, port, &pack(&sample(), true));
+    let taken_over = receiver.try_clone().unwrap();
+    drop(receiver);
+    assert!(receives_runs(&taken_over));
+    assert_eq!(receive_all(&taken_over, sample().len()), sample());
 }
 
 #[test]
