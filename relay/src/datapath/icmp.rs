@@ -8,7 +8,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{admission::is_martian, counters::IcmpSuppressed};
+use super::{
+    admission::is_martian,
+    counters::IcmpSuppressed,
+    routes::{self, Routes},
+};
 use crate::wire::{
     checksum,
     icmpv4::{self, ERROR_HEADER, Error},
@@ -25,25 +29,41 @@ const TTL: u8 = 64;
 
 /// Whose packets are answered with errors. An error goes to the source that the packet claims: about a packet with
 /// somebody else's, it would be sent to one who has nothing to do with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
+#[derive(Debug, Clone, Copy)]
+pub enum Audience<'a> {
     /// What came from the TUN: containers of this node, and the node itself.
     Own {
         /// The subnet that this node leases.
         subnet: Ipv4Net,
         /// The node's address on the underlay.
         address: Ipv4Addr,
+        /// The first address of the overlay's network.
+        zeroth: Ipv4Addr,
     },
-    /// What came from the underlay and was [admitted](super::admission).
-    Admitted,
+    /// What came from the underlay and was [admitted](super::admission) by these routes.
+    Admitted(&'a Routes),
 }
 
-impl Audience {
+impl Audience<'_> {
     fn includes(self, source: Ipv4Addr) -> bool {
         match self {
-            Self::Own { subnet, address } => subnet.contains(&source) || address == source,
-            Self::Admitted => true,
+            Self::Own { subnet, address, .. } => subnet.contains(&source) || address == source,
+            Self::Admitted(_) => true,
         }
+    }
+
+    /// Whether all hosts of a subnet have this source.
+    fn is_broadcast(self, source: Ipv4Addr) -> bool {
+        match self {
+            Self::Own { subnet, .. } => routes::is_broadcast(subnet, source),
+            Self::Admitted(routes) => routes.is_broadcast(source),
+        }
+    }
+
+    /// Whether this destination is the old form of a broadcast, to all of the overlay's network. A subnet's first address
+    /// is that of its node's tunnel device; where a route leads to it, it is one host's.
+    fn is_zeroth(self, destination: Ipv4Addr, error: Error) -> bool {
+        error == Error::NetUnreachable && matches!(self, Self::Own { zeroth, .. } if zeroth == destination)
     }
 }
 
@@ -72,12 +92,18 @@ impl Datagram {
 /// # Errors
 /// RFC 1122 section 3.2.2 and RFC 1812 section 4.3.2.7 forbid it: about an ICMP error, a fragment other than the first,
 /// a packet to or from an address that is not one host's. Or the source is not of the `audience`.
-pub fn error_about(offender: &[u8], error: Error, audience: Audience) -> Result<Datagram, IcmpSuppressed> {
+pub fn error_about(
+    offender: &[u8],
+    error: Error,
+    audience: Audience<'_>,
+) -> Result<Datagram, IcmpSuppressed> {
     let packet = Packet::new_checked(offender).map_err(|_| IcmpSuppressed::Forbidden)?;
     let (source, destination) = (packet.source(), packet.destination());
     if packet.fragment_offset() != 0
         || is_martian(source)
         || matches!(destination.octets()[0], 224..=239 | 255)
+        || audience.is_broadcast(source)
+        || audience.is_zeroth(destination, error)
     {
         return Err(IcmpSuppressed::Forbidden);
     }
@@ -114,12 +140,36 @@ mod tests {
 
     const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 
-    fn own() -> Audience {
-        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE }
+    const ZEROTH: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
+
+    fn own() -> Audience<'static> {
+        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE, zeroth: ZEROTH }
     }
 
     fn answer_to(packet: &[u8]) -> Option<Datagram> {
-        error_about(packet, Error::NetUnreachable, Audience::Admitted).ok()
+        let routes = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
+        routes.apply(&[("10.5.56.0/24".parse().unwrap(), Some(NODE))], 1);
+        error_about(packet, Error::NetUnreachable, Audience::Admitted(&routes)).ok()
+    }
+
+    #[test]
+    fn a_packet_from_all_hosts_of_a_subnet_gets_no_error() {
+        let packet = |last| test_packet(Ipv4Addr::new(10, 5, 56, last), ABSENT, 64, 17, &[7; 8]);
+        for (last, answered) in [(0, true), (1, true), (254, true), (255, false)] {
+            let here = error_about(&packet(last), Error::TimeExceeded, own());
+            assert_eq!(here.is_ok(), answered, "{last}");
+            assert_eq!(answer_to(&packet(last)).is_some(), answered, "{last}");
+        }
+    }
+
+    #[test]
+    fn the_networks_zeroth_address_is_answered_for_only_where_a_node_has_it() {
+        let to = |destination: [u8; 4], error| {
+            error_about(&test_packet(SENDER, destination.into(), 64, 17, &[7; 8]), error, own()).is_ok()
+        };
+        assert!(!to([10, 5, 0, 0], Error::NetUnreachable));
+        assert!(to([10, 5, 0, 0], Error::TimeExceeded));
+        assert!(to([10, 5, 99, 0], Error::NetUnreachable));
     }
 
     #[test]

@@ -23,13 +23,13 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Reporter<'a> {
     socket: &'a Socket,
     counters: &'a Direction,
-    audience: Audience,
+    audience: Audience<'a>,
     rate: FairRate,
     logged: Option<Instant>,
 }
 
 impl<'a> Reporter<'a> {
-    pub(super) fn new(socket: &'a Socket, counters: &'a Direction, audience: Audience) -> Self {
+    pub(super) fn new(socket: &'a Socket, counters: &'a Direction, audience: Audience<'a>) -> Self {
         Self { socket, counters, audience, rate: FairRate::new(Instant::now()), logged: None }
     }
 

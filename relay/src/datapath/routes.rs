@@ -114,6 +114,22 @@ impl Routes {
         (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
     }
 
+    /// The first address of the network.
+    pub fn zeroth(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.base)
+    }
+
+    /// Whether `address` is the last of the subnet whose route it has, and so all of its hosts'.
+    pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        let length = match self.prefixes.load().as_ref() {
+            Some(prefixes) => prefixes.length(address),
+            None => self.lookup(address).map(|_| self.subnet_len),
+        };
+        length
+            .and_then(|length| Ipv4Net::new(address, length).ok())
+            .is_some_and(|subnet| is_broadcast(subnet, address))
+    }
+
     /// Whether some route leads to the node at `address`.
     #[inline]
     pub fn is_node(&self, address: Ipv4Addr) -> bool {
@@ -177,6 +193,12 @@ impl Routes {
     }
 }
 
+/// Whether `address` is all hosts' of `subnet`: two addresses or one have none (RFC 3021).
+#[must_use]
+pub fn is_broadcast(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
+    subnet.prefix_len() < 31 && address == subnet.broadcast()
+}
+
 /// An immutable longest-prefix-match table: one sorted list for each prefix length in use, longest first.
 #[derive(Debug)]
 struct Prefixes {
@@ -202,10 +224,19 @@ impl Prefixes {
     }
 
     fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.find(destination).map(|(_, node)| node)
+    }
+
+    /// Bits of the subnet that `address` is in.
+    fn length(&self, address: Ipv4Addr) -> Option<u8> {
+        self.find(address).map(|(mask, _)| mask.count_ones() as u8)
+    }
+
+    fn find(&self, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
         self.by_length.iter().find_map(|(mask, list)| {
-            let network = destination.to_bits() & mask;
+            let network = address.to_bits() & mask;
             let at = list.binary_search_by_key(&network, |(base, _)| *base).ok()?;
-            Some(list[at].1)
+            Some((*mask, list[at].1))
         })
     }
 }
@@ -254,6 +285,22 @@ mod tests {
         routes.apply(&[(wide, None), (narrow, Some(node(3)))], 3);
         assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(3)));
         assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 8, 1)), None);
+    }
+
+    #[test]
+    fn the_last_address_of_a_leased_subnet_is_a_broadcast_whatever_its_length() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        let broadcasts = |routes: &Routes| {
+            let candidates = [[7, 255], [7, 127], [8, 255], [15, 255], [99, 255], [7, 0]];
+            candidates.map(|[third, last]| routes.is_broadcast(Ipv4Addr::new(10, 5, third, last)))
+        };
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        assert_eq!(broadcasts(&routes), [true, false, false, false, false, false]);
+        routes.apply(&[(net("10.5.8.0/21"), Some(node(2))), (net("10.5.7.0/25"), Some(node(2)))], 2);
+        assert_eq!(broadcasts(&routes), [true, true, false, true, false, false]);
+        let pair = Routes::new(net("10.5.0.0/16"), 31);
+        pair.apply(&[(net("10.5.7.254/31"), Some(node(1)))], 1);
+        assert!(!pair.is_broadcast(Ipv4Addr::new(10, 5, 7, 255)));
     }
 
     #[test]

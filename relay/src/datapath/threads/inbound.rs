@@ -30,7 +30,7 @@ use crate::{
 
 pub(super) fn run(path: &DataPath, _: TooLong, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.inbound;
-    let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted);
+    let mut reporter = Reporter::new(&path.icmp, counters, Audience::Admitted(&path.routes));
     let mut coalescer = Coalescer::new(path.tun.offload());
     for (kind, bulk) in [(Gso::Tcp4, Bulk::TunTcp), (Gso::Udp, Bulk::TunUdp)] {
         if !path.counters.in_use(bulk) {

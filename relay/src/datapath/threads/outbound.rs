@@ -25,7 +25,11 @@ use crate::{
 
 pub(super) fn run(path: &DataPath, too_long: TooLong, stop: &AtomicBool) -> Result<(), DataPathError> {
     let counters = &path.counters.outbound;
-    let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
+    let own = Audience::Own {
+        subnet: path.admission.own_subnet,
+        address: path.address,
+        zeroth: path.routes.zeroth(),
+    };
     let mut outbound = Outbound {
         path,
         counters,
