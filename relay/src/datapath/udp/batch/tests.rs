@@ -138,6 +138,20 @@ fn runs_that_wait_in_a_socket_taken_over_are_told_apart_on_any_rung() {
 }
 
 #[test]
+fn one_message_is_taken_alone_and_then_what_else_is_there() {
+    let ((sender, _), (receiver, port)) = (socket(), socket());
+    send_all(&sender, port, &pack(&sample()[..4], false));
+    let mut arrivals = Arrivals::new(RECEIVE);
+    arrivals.receive_one(&receiver).unwrap();
+    let first: Vec<_> = arrivals.iter_mut().map(|(_, octets)| octets[0]).collect();
+    arrivals.try_receive(&receiver).unwrap();
+    let rest: Vec<_> = arrivals.iter_mut().map(|(_, octets)| octets[0]).collect();
+    assert_eq!((first, rest), (vec![0], vec![1, 2, 3]));
+    let nothing = arrivals.try_receive(&receiver).unwrap_err();
+    assert_eq!((nothing.kind(), arrivals.count()), (std::io::ErrorKind::WouldBlock, 0));
+}
+
+#[test]
 fn an_empty_message_is_one_empty_datagram() {
     assert_eq!(datagrams(&mut [], 0).count(), 1);
     assert_eq!(datagrams(&mut [1, 2, 3], 2).map(|d| d.len()).collect::<Vec<_>>(), [2, 1]);
