@@ -192,10 +192,7 @@ impl Sender<'_> {
                     return false;
                 }
             }
-            _ => {
-                self.counters.dropped(DropReason::SendFailed, run.count);
-                self.reporter.log(error, "sending to the underlay");
-            }
+            _ => self.failed(run.count, error),
         }
         true
     }
@@ -211,12 +208,18 @@ impl Sender<'_> {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 self.counters.dropped(DropReason::TooLong, 1);
             }
-            Err(error) => {
-                self.counters.dropped(DropReason::SendFailed, 1);
-                self.reporter.log(&error, "sending to the underlay");
-            }
+            Err(error) => self.failed(1, &error),
         }
         false
+    }
+
+    /// Counts datagrams that were not sent. What the end has interrupted in waiting for room is no error to tell of.
+    fn failed(&mut self, count: usize, error: &io::Error) {
+        self.counters.dropped(DropReason::SendFailed, count);
+        let waited = matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock);
+        if !(waited && self.stop.load(Relaxed)) {
+            self.reporter.log(error, "sending to the underlay");
+        }
     }
 
     /// Deals with datagrams longer than the path, or than what is left of it after a router of the underlay has told
