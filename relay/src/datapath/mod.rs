@@ -5,6 +5,8 @@
 //! for the TUN. All of these are pure; the threads in [`threads`] own the file descriptors.
 
 pub mod admission;
+#[cfg(test)]
+mod chain;
 pub mod coalesce;
 pub mod counters;
 pub mod icmp;
