@@ -93,8 +93,11 @@ fn a_million_octets_through_both_directions_ask_for_no_memory() {
                         panic!("not admitted");
                     };
                     let packet = &datagram[..deliver.length];
-                    let error =
-                        icmp::error_about(packet, icmpv4::Error::TimeExceeded, icmp::Audience::Admitted);
+                    let error = icmp::error_about(
+                        packet,
+                        icmpv4::Error::TimeExceeded,
+                        icmp::Audience::Admitted(&inward),
+                    );
                     answers += usize::from(error.is_ok());
                     coalescer.push(&datagram[..deliver.length], &mut |large| {
                         written += large.count;

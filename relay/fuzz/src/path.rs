@@ -177,7 +177,7 @@ fn assert_cut(packet: &[u8], offload: &Header, segments: &[Vec<u8>]) {
         let mut expected = packet.to_vec();
         if offload.needs_checksum {
             let sum = !sum(&[&packet[usize::from(offload.checksum_start)..]]);
-            let udp = packet[9] == 17 && offload.checksum_offset == 6;
+            let udp = offload.checksum_offset == 6;
             let sum = if udp && sum == 0 { 0xffff } else { sum };
             expected[field..field + 2].copy_from_slice(&sum.to_be_bytes());
         }
@@ -379,11 +379,12 @@ pub fn icmp_error(input: &[u8]) {
         1 => (Error::TimeExceeded, [11, 0, 0, 0]),
         _ => (Error::FragmentationNeeded { mtu: 1372 }, [3, 4, 0x05, 0x5c]),
     };
-    let own = switches & 8 != 0;
+    let (own, routes) = (switches & 8 != 0, routes());
     let audience = if own {
-        Audience::Own { subnet: "10.5.56.0/24".parse().expect("a subnet"), address: HERE }
+        let zeroth = routes.zeroth();
+        Audience::Own { subnet: "10.5.56.0/24".parse().expect("a subnet"), address: HERE, zeroth }
     } else {
-        Audience::Admitted
+        Audience::Admitted(&routes)
     };
     let Ok(answer) = icmp::error_about(&packet, error, audience) else { return };
     assert_eq!(malformed(&packet), None);
@@ -391,6 +392,8 @@ pub fn icmp_error(input: &[u8]) {
     assert_eq!(answer.destination().octets(), source);
     assert!(!matches!(source[0], 0 | 127 | 224..) && !matches!(destination[0], 224..=239 | 255));
     assert!(!own || source[..3] == [10, 5, 56] || source == HERE.octets());
+    let leased = if own { [56].as_slice() } else { &[17, 18] };
+    assert!(!leased.iter().any(|third| source == [10, 5, *third, 255]), "a broadcast source");
     let (start, end) = (header(&packet), total(&packet));
     assert!((u16::from(packet[6]) << 8 | u16::from(packet[7])) & 0x1fff == 0, "no later fragment");
     assert!(packet[9] != 1 || (end > start && !matches!(packet[start], 3 | 4 | 5 | 11 | 12)));

@@ -66,10 +66,7 @@ pub(super) fn open_udp(
     let earlier = inherited.remove(STORED_UDP).map(UdpSocket::from);
     let earlier = earlier.filter(|_| queues == NonZeroUsize::MIN);
     match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
-        Some(socket) => {
-            udp::disable_runs(&socket);
-            Ok(vec![Sockets::one(socket)])
-        }
+        Some(socket) => Ok(vec![Sockets::one(socket)]),
         None => Sockets::open(address, queues),
     }
 }

@@ -310,6 +310,7 @@ pub struct QueueCounters {
 #[derive(Debug)]
 pub struct Counters {
     bulk: [AtomicBool; Bulk::ALL.len()],
+    lowered: [AtomicBool; Bulk::ALL.len()],
     /// Of each queue.
     pub queues: Box<[QueueCounters]>,
 }
@@ -319,7 +320,7 @@ impl Counters {
     #[must_use]
     pub fn new(queues: NonZeroUsize) -> Self {
         let queues = (0..queues.get()).map(|_| QueueCounters::default()).collect();
-        Self { bulk: Default::default(), queues }
+        Self { bulk: Default::default(), lowered: Default::default(), queues }
     }
 
     /// From the TUN to the underlay, all queues together: what they count now.
@@ -334,9 +335,17 @@ impl Counters {
         Direction::sum(self.queues.iter().map(|queue| &queue.inbound))
     }
 
-    /// Records whether a kind of bulk work is in use.
-    pub fn set_in_use(&self, kind: Bulk, in_use: bool) {
-        self.bulk[kind as usize].store(in_use, Relaxed);
+    /// Records, at a start of the threads, whether the kernel offers a kind of bulk work. What was lowered stays so:
+    /// most of what the kernel refuses it refuses only once it is tried, with every packet of the first large one.
+    pub fn offered(&self, kind: Bulk, offered: bool) {
+        let lowered = self.lowered[kind as usize].load(Relaxed);
+        self.bulk[kind as usize].store(offered && !lowered, Relaxed);
+    }
+
+    /// Records that the kernel has refused a kind of bulk work: it is not in use for as long as the process lives.
+    pub fn lower(&self, kind: Bulk) {
+        self.lowered[kind as usize].store(true, Relaxed);
+        self.bulk[kind as usize].store(false, Relaxed);
     }
 
     /// Whether a kind of bulk work is in use.
@@ -373,6 +382,19 @@ mod tests {
         assert_eq!(counters.inbound().drops(DropReason::MartianSource), 111);
         assert_eq!(counters.inbound().icmp_sent(), [0, 3, 0]);
         assert_eq!(counters.inbound().packets_in.get(), 0);
+    }
+
+    #[test]
+    fn what_was_lowered_is_not_in_use_again_after_another_start() {
+        let counters = Counters::new(NonZeroUsize::MIN);
+        for kind in Bulk::ALL {
+            counters.offered(kind, true);
+        }
+        counters.lower(Bulk::UdpSend);
+        for kind in Bulk::ALL {
+            counters.offered(kind, true);
+            assert_eq!(counters.in_use(kind), kind != Bulk::UdpSend);
+        }
     }
 
     #[test]

@@ -4,14 +4,15 @@
 //! leave through a raw socket: the kernel routes them to the inner source and picks the address of that way as
 //! their source, the bridge's towards a container of this node, the TUN's towards one of another.
 
-use std::{
-    net::Ipv4Addr,
-    time::{Duration, Instant},
-};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{admission::is_martian, counters::IcmpSuppressed};
+use super::{
+    admission::is_martian,
+    counters::IcmpSuppressed,
+    routes::{self, Routes},
+};
 use crate::wire::{
     checksum,
     icmpv4::{self, ERROR_HEADER, Error},
@@ -28,25 +29,41 @@ const TTL: u8 = 64;
 
 /// Whose packets are answered with errors. An error goes to the source that the packet claims: about a packet with
 /// somebody else's, it would be sent to one who has nothing to do with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
+#[derive(Debug, Clone, Copy)]
+pub enum Audience<'a> {
     /// What came from the TUN: containers of this node, and the node itself.
     Own {
         /// The subnet that this node leases.
         subnet: Ipv4Net,
         /// The node's address on the underlay.
         address: Ipv4Addr,
+        /// The first address of the overlay's network.
+        zeroth: Ipv4Addr,
     },
-    /// What came from the underlay and was [admitted](super::admission).
-    Admitted,
+    /// What came from the underlay and was [admitted](super::admission) by these routes.
+    Admitted(&'a Routes),
 }
 
-impl Audience {
+impl Audience<'_> {
     fn includes(self, source: Ipv4Addr) -> bool {
         match self {
-            Self::Own { subnet, address } => subnet.contains(&source) || address == source,
-            Self::Admitted => true,
+            Self::Own { subnet, address, .. } => subnet.contains(&source) || address == source,
+            Self::Admitted(_) => true,
         }
+    }
+
+    /// Whether all hosts of a subnet have this source.
+    fn is_broadcast(self, source: Ipv4Addr) -> bool {
+        match self {
+            Self::Own { subnet, .. } => routes::is_broadcast(subnet, source),
+            Self::Admitted(routes) => routes.is_broadcast(source),
+        }
+    }
+
+    /// Whether this destination is the old form of a broadcast, to all of the overlay's network. A subnet's first address
+    /// is that of its node's tunnel device; where a route leads to it, it is one host's.
+    fn is_zeroth(self, destination: Ipv4Addr, error: Error) -> bool {
+        error == Error::NetUnreachable && matches!(self, Self::Own { zeroth, .. } if zeroth == destination)
     }
 }
 
@@ -75,12 +92,18 @@ impl Datagram {
 /// # Errors
 /// RFC 1122 section 3.2.2 and RFC 1812 section 4.3.2.7 forbid it: about an ICMP error, a fragment other than the first,
 /// a packet to or from an address that is not one host's. Or the source is not of the `audience`.
-pub fn error_about(offender: &[u8], error: Error, audience: Audience) -> Result<Datagram, IcmpSuppressed> {
+pub fn error_about(
+    offender: &[u8],
+    error: Error,
+    audience: Audience<'_>,
+) -> Result<Datagram, IcmpSuppressed> {
     let packet = Packet::new_checked(offender).map_err(|_| IcmpSuppressed::Forbidden)?;
     let (source, destination) = (packet.source(), packet.destination());
     if packet.fragment_offset() != 0
         || is_martian(source)
         || matches!(destination.octets()[0], 224..=239 | 255)
+        || audience.is_broadcast(source)
+        || audience.is_zeroth(destination, error)
     {
         return Err(IcmpSuppressed::Forbidden);
     }
@@ -106,40 +129,6 @@ pub fn error_about(offender: &[u8], error: Error, audience: Audience) -> Result<
     Ok(Datagram { bytes, length, destination: source })
 }
 
-/// Limits errors to a steady rate with bursts (RFC 1812 section 4.3.2.8).
-#[derive(Debug)]
-pub struct TokenBucket {
-    burst: u32,
-    interval: Duration,
-    tokens: u32,
-    refilled: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket of `burst` tokens that gains `rate` tokens a second. `rate` must not be zero.
-    #[must_use]
-    pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
-        Self { burst, interval: Duration::from_secs(1) / rate, tokens: burst, refilled: now }
-    }
-
-    /// Takes a token if there is one at `now`.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let gained = elapsed.as_nanos() / self.interval.as_nanos();
-        if gained >= u128::from(self.burst - self.tokens) {
-            self.tokens = self.burst;
-            self.refilled = now;
-        } else {
-            // Fewer than `burst`, so the product and the casts are in range.
-            self.tokens += gained as u32;
-            self.refilled += self.interval * gained as u32;
-        }
-        let available = self.tokens > 0;
-        self.tokens -= u32::from(available);
-        available
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,12 +140,36 @@ mod tests {
 
     const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 
-    fn own() -> Audience {
-        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE }
+    const ZEROTH: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
+
+    fn own() -> Audience<'static> {
+        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE, zeroth: ZEROTH }
     }
 
     fn answer_to(packet: &[u8]) -> Option<Datagram> {
-        error_about(packet, Error::NetUnreachable, Audience::Admitted).ok()
+        let routes = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
+        routes.apply(&[("10.5.56.0/24".parse().unwrap(), Some(NODE))], 1);
+        error_about(packet, Error::NetUnreachable, Audience::Admitted(&routes)).ok()
+    }
+
+    #[test]
+    fn a_packet_from_all_hosts_of_a_subnet_gets_no_error() {
+        let packet = |last| test_packet(Ipv4Addr::new(10, 5, 56, last), ABSENT, 64, 17, &[7; 8]);
+        for (last, answered) in [(0, true), (1, true), (254, true), (255, false)] {
+            let here = error_about(&packet(last), Error::TimeExceeded, own());
+            assert_eq!(here.is_ok(), answered, "{last}");
+            assert_eq!(answer_to(&packet(last)).is_some(), answered, "{last}");
+        }
+    }
+
+    #[test]
+    fn the_networks_zeroth_address_is_answered_for_only_where_a_node_has_it() {
+        let to = |destination: [u8; 4], error| {
+            error_about(&test_packet(SENDER, destination.into(), 64, 17, &[7; 8]), error, own()).is_ok()
+        };
+        assert!(!to([10, 5, 0, 0], Error::NetUnreachable));
+        assert!(to([10, 5, 0, 0], Error::TimeExceeded));
+        assert!(to([10, 5, 99, 0], Error::NetUnreachable));
     }
 
     #[test]
@@ -241,19 +254,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_bucket_lets_a_burst_pass_and_then_the_rate() {
-        let start = Instant::now();
-        let mut bucket = TokenBucket::new(10, 3, start);
-        assert_eq!((0..5).filter(|_| bucket.take(start)).count(), 3);
-        assert!(!bucket.take(start + Duration::from_millis(99)));
-        assert!(bucket.take(start + Duration::from_millis(100)));
-        assert!(!bucket.take(start + Duration::from_millis(199)));
-        assert!(bucket.take(start + Duration::from_millis(200)));
-        let later = start + Duration::from_secs(3600);
-        assert_eq!((0..9).filter(|_| bucket.take(later)).count(), 3);
-    }
-
     proptest! {
         #[test]
         fn errors_about_arbitrary_bytes_never_panic_and_never_exceed_what_arrived(
@@ -262,19 +262,6 @@ mod tests {
             if let Some(error) = answer_to(&bytes) {
                 prop_assert!(error.as_bytes().len() <= bytes.len() + 28);
             }
-        }
-
-        #[test]
-        fn the_bucket_never_passes_more_than_burst_plus_rate(steps in prop::collection::vec(0u64..300, 1..200)) {
-            let start = Instant::now();
-            let mut bucket = TokenBucket::new(100, 20, start);
-            let mut now = start;
-            let mut passed = 0;
-            for step in steps {
-                now += Duration::from_millis(step);
-                passed += u128::from(bucket.take(now));
-            }
-            prop_assert!(passed <= 20 + (now - start).as_millis() / 10);
         }
     }
 }

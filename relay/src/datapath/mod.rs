@@ -6,15 +6,19 @@
 //! for the TUN. All of these are pure; the threads in [`threads`] own the file descriptors.
 
 pub mod admission;
+#[cfg(test)]
+mod chain;
 pub mod coalesce;
 pub mod counters;
 pub mod icmp;
 pub mod inbound;
 #[cfg(test)]
 mod kit;
+pub mod limits;
 pub mod marking;
 pub mod offload;
 pub mod outbound;
+pub mod rate;
 mod report;
 pub mod routes;
 pub mod runs;

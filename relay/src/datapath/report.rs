@@ -10,13 +10,10 @@ use socket2::Socket;
 
 use super::{
     counters::{Direction, IcmpSuppressed},
-    icmp::{self, Audience, TokenBucket},
+    icmp::{self, Audience},
+    rate::FairRate,
 };
 use crate::wire::icmpv4;
-
-/// ICMP errors a second, and at once, for each direction.
-const ICMP_RATE: u32 = 1000;
-const ICMP_BURST: u32 = 100;
 
 /// Between two lines of the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,22 +23,23 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Reporter<'a> {
     socket: &'a Socket,
     counters: &'a Direction,
-    audience: Audience,
-    bucket: TokenBucket,
+    audience: Audience<'a>,
+    rate: FairRate,
     logged: Option<Instant>,
 }
 
 impl<'a> Reporter<'a> {
-    pub(super) fn new(socket: &'a Socket, counters: &'a Direction, audience: Audience) -> Self {
-        let bucket = TokenBucket::new(ICMP_RATE, ICMP_BURST, Instant::now());
-        Self { socket, counters, audience, bucket, logged: None }
+    pub(super) fn new(socket: &'a Socket, counters: &'a Direction, audience: Audience<'a>) -> Self {
+        Self { socket, counters, audience, rate: FairRate::new(Instant::now()), logged: None }
     }
 
     /// Sends `error` about `packet` to its source, if the rules and the rate allow it. Whether the kernel took it.
     pub(super) fn answer(&mut self, packet: &[u8], error: icmpv4::Error) -> bool {
         let cause = match icmp::error_about(packet, error, self.audience) {
             Err(cause) => cause,
-            Ok(_) if !self.bucket.take(Instant::now()) => IcmpSuppressed::RateLimited,
+            Ok(datagram) if !self.rate.take(datagram.destination(), Instant::now()) => {
+                IcmpSuppressed::RateLimited
+            }
             Ok(datagram) => {
                 let to = SocketAddrV4::new(datagram.destination(), 0).into();
                 match self.socket.send_to(datagram.as_bytes(), &to) {

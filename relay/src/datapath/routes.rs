@@ -104,11 +104,30 @@ impl Routes {
     /// The node that carries `destination`, if any does.
     #[inline]
     pub fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
-        if self.use_prefixes.load(Ordering::Acquire) {
-            return self.prefixes.load().as_ref()?.lookup(destination);
+        // Gone between the two loads: the flat array, complete at all times but for odd lengths, has what is left.
+        if self.use_prefixes.load(Ordering::Acquire)
+            && let Some(prefixes) = self.prefixes.load().as_ref()
+        {
+            return prefixes.lookup(destination);
         }
         let entry = self.flat.get(self.index(destination)?)?.load(Ordering::Relaxed);
         (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
+    }
+
+    /// The first address of the network.
+    pub fn zeroth(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.base)
+    }
+
+    /// Whether `address` is the last of the subnet whose route it has, and so all of its hosts'.
+    pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        let length = match self.prefixes.load().as_ref() {
+            Some(prefixes) => prefixes.length(address),
+            None => self.lookup(address).map(|_| self.subnet_len),
+        };
+        length
+            .and_then(|length| Ipv4Net::new(address, length).ok())
+            .is_some_and(|subnet| is_broadcast(subnet, address))
     }
 
     /// Whether some route leads to the node at `address`.
@@ -174,6 +193,12 @@ impl Routes {
     }
 }
 
+/// Whether `address` is all hosts' of `subnet`: two addresses or one have none (RFC 3021).
+#[must_use]
+pub fn is_broadcast(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
+    subnet.prefix_len() < 31 && address == subnet.broadcast()
+}
+
 /// An immutable longest-prefix-match table: one sorted list for each prefix length in use, longest first.
 #[derive(Debug)]
 struct Prefixes {
@@ -199,10 +224,19 @@ impl Prefixes {
     }
 
     fn lookup(&self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.find(destination).map(|(_, node)| node)
+    }
+
+    /// Bits of the subnet that `address` is in.
+    fn length(&self, address: Ipv4Addr) -> Option<u8> {
+        self.find(address).map(|(mask, _)| mask.count_ones() as u8)
+    }
+
+    fn find(&self, address: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
         self.by_length.iter().find_map(|(mask, list)| {
-            let network = destination.to_bits() & mask;
+            let network = address.to_bits() & mask;
             let at = list.binary_search_by_key(&network, |(base, _)| *base).ok()?;
-            Some(list[at].1)
+            Some((*mask, list[at].1))
         })
     }
 }
@@ -254,11 +288,60 @@ mod tests {
     }
 
     #[test]
+    fn the_last_address_of_a_leased_subnet_is_a_broadcast_whatever_its_length() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        let broadcasts = |routes: &Routes| {
+            let candidates = [[7, 255], [7, 127], [8, 255], [15, 255], [99, 255], [7, 0]];
+            candidates.map(|[third, last]| routes.is_broadcast(Ipv4Addr::new(10, 5, third, last)))
+        };
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        assert_eq!(broadcasts(&routes), [true, false, false, false, false, false]);
+        routes.apply(&[(net("10.5.8.0/21"), Some(node(2))), (net("10.5.7.0/25"), Some(node(2)))], 2);
+        assert_eq!(broadcasts(&routes), [true, true, false, true, false, false]);
+        let pair = Routes::new(net("10.5.0.0/16"), 31);
+        pair.apply(&[(net("10.5.7.254/31"), Some(node(1)))], 1);
+        assert!(!pair.is_broadcast(Ipv4Addr::new(10, 5, 7, 255)));
+    }
+
+    #[test]
     fn the_whole_address_space_may_be_the_network() {
         let routes = Routes::new(net("0.0.0.0/0"), 24);
         routes.apply(&[(net("255.255.255.0/24"), Some(node(1)))], 1);
         assert_eq!(routes.lookup(Ipv4Addr::new(255, 255, 255, 255)), Some(node(1)));
         assert_eq!(routes.lookup(Ipv4Addr::new(1, 2, 3, 4)), None);
+    }
+
+    #[test]
+    fn a_route_stays_while_odd_lengths_come_and_go() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        let done = AtomicBool::new(false);
+        let looked_up = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut found = true;
+                while found && !done.load(Ordering::Relaxed) {
+                    found = routes.lookup(Ipv4Addr::new(10, 5, 7, 1)) == Some(node(1));
+                }
+                found
+            });
+            for revision in 0..20_000 {
+                let hop = (revision % 2 == 0).then(|| node(2));
+                routes.apply(&[(net("10.5.64.0/20"), hop)], revision);
+            }
+            done.store(true, Ordering::Relaxed);
+            reader.join().unwrap()
+        });
+        assert!(looked_up, "a leased subnet had no route for a moment");
+    }
+
+    #[test]
+    fn a_table_without_its_prefixes_is_looked_up_in_the_array() {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        routes.apply(&[(net("10.5.7.0/24"), Some(node(1)))], 1);
+        // What a reader sees that is overtaken by the end of the last odd route.
+        routes.use_prefixes.store(true, Ordering::Release);
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 7, 1)), Some(node(1)));
+        assert_eq!(routes.lookup(Ipv4Addr::new(10, 5, 8, 1)), None);
     }
 
     fn any_change(lengths: impl Strategy<Value = u8>) -> impl Strategy<Value = Change> {

@@ -224,8 +224,9 @@ fn complete_checksum(packet: &[u8], out: &mut [u8], start: usize, field: usize) 
     out[..start].copy_from_slice(&packet[..start]);
     // The field holds the pseudo header's sum, so it seeds the sum by being part of it.
     let sum = !copy_and_sum(&packet[start..], &mut out[start..]);
-    let is_udp = packet[ipv4::PROTOCOL] == udp::PROTOCOL && field - start == udp::CHECKSUM.start;
-    let sum = if is_udp { nonzero(sum) } else { sum };
+    // Told by the place and not by the packet's protocol: the datagram may be within another encapsulation. Linux's
+    // skb_checksum_help does so whatever the protocol, since to all others both forms of zero are one.
+    let sum = if field - start == udp::CHECKSUM.start { nonzero(sum) } else { sum };
     out[field..field + 2].copy_from_slice(&sum.to_be_bytes());
 }
 

@@ -85,13 +85,6 @@ pub struct DataPath {
     pub offload: Offload,
 }
 
-/// What the tunnel's socket does for the threads.
-#[derive(Debug, Clone, Copy)]
-struct Abilities {
-    runs: RunSupport,
-    too_long: TooLong,
-}
-
 /// What the two threads of one queue work on.
 #[derive(Debug, Clone, Copy)]
 struct Lane<'a> {
@@ -99,7 +92,7 @@ struct Lane<'a> {
     tun: Queue<'a>,
     sockets: &'a Sockets,
     counters: &'a QueueCounters,
-    abilities: Abilities,
+    too_long: TooLong,
 }
 
 /// The running threads. The device disappears when they have ended and nobody else holds it.
@@ -117,34 +110,35 @@ impl DataPath {
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
         install_wake_handler()?;
         let runs = self.enable_runs()?;
-        let mut abilities = Vec::new();
+        let mut too_long = Vec::new();
         for sockets in &self.udp {
             udp::enable_traffic_class(&sockets.receive)?;
-            abilities.push(Abilities { runs, too_long: TooLong::set_up(sockets.sender())? });
+            too_long.push(TooLong::set_up(sockets.sender())?);
         }
         let tun = self.tun.offload();
-        for (kind, in_use) in [
+        for (kind, offered) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
             (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
             (Bulk::UdpSend, runs.send),
             (Bulk::UdpReceive, runs.receive),
         ] {
-            self.counters.set_in_use(kind, in_use);
+            self.counters.offered(kind, offered);
         }
         tracing::info!(
-            asked = %self.offload, ?tun, send_runs = runs.send, receive_runs = runs.receive,
+            asked = %self.offload, ?tun,
+            send_runs = self.counters.in_use(Bulk::UdpSend), receive_runs = runs.receive,
             queues = self.udp.len(), "offloads"
         );
         let shared = Arc::new(self);
         let mut running = Running { stop: Arc::default(), threads: Vec::new() };
-        for (index, abilities) in abilities.into_iter().enumerate() {
+        for (index, too_long) in too_long.into_iter().enumerate() {
             for (name, run) in [
                 ("relay-outbound", outbound::run as fn(Lane<'_>, &AtomicBool) -> _),
                 ("relay-inbound", inbound::run),
             ] {
                 let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
                 let body = move || {
-                    let run = AssertUnwindSafe(|| match shared.lane(index, abilities) {
+                    let run = AssertUnwindSafe(|| match shared.lane(index, too_long) {
                         Some(lane) => run(lane, &stop),
                         None => Ok(()),
                     });
@@ -161,15 +155,19 @@ impl DataPath {
     }
 
     /// The parts of one queue; none if the device, the sockets or the counters have no such.
-    fn lane(&self, index: usize, abilities: Abilities) -> Option<Lane<'_>> {
+    fn lane(&self, index: usize, too_long: TooLong) -> Option<Lane<'_>> {
         let tun = self.tun.queues().nth(index)?;
         let (sockets, counters) = (self.udp.get(index)?, self.counters.queues.get(index)?);
-        Some(Lane { path: self, tun, sockets, counters, abilities })
+        Some(Lane { path: self, tun, sockets, counters, too_long })
     }
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
         if !self.offload.udp_runs() {
-            return Ok(RunSupport { send: false, receive: false });
+            // What waits in the queue of a socket taken over may be runs, which would lose all but their first datagram.
+            return Ok(RunSupport {
+                send: false,
+                receive: self.udp.iter().any(|sockets| udp::receives_runs(&sockets.receive)),
+            });
         }
         let of_each = self.udp.iter().map(|sockets| udp::enable_runs(&sockets.receive));
         let both = |one: RunSupport, other: RunSupport| RunSupport {

@@ -148,11 +148,10 @@ pub fn enable_runs(socket: &UdpSocket) -> RunSupport {
     }
 }
 
-/// Takes back what an earlier run may have asked for with [`enable_runs`].
-pub fn disable_runs(socket: &UdpSocket) {
-    if let Err(error) = setsockopt(socket, sockopt::UdpGroSegment, &false) {
-        tracing::debug!(%error, "the socket may go on receiving runs");
-    }
+/// Whether an earlier run has asked for runs on `socket`, which is then to be left so: what the kernel has merged by now
+/// could not be told apart any more.
+pub fn receives_runs(socket: &UdpSocket) -> bool {
+    getsockopt(socket, sockopt::UdpGroSegment).unwrap_or(false)
 }
 
 /// Asks for the traffic class of each datagram received (`IP_RECVTOS`).
@@ -216,12 +215,12 @@ pub fn open_icmp() -> Result<Socket, SocketError> {
     Ok(socket)
 }
 
-/// The path MTU towards `node` as the kernel knows it, in octets.
+/// The path MTU from `address` towards `node` as the kernel knows it, in octets. Routing may depend on the source.
 ///
 /// # Errors
-/// There is no route to the node.
-pub fn path_mtu(node: Ipv4Addr, port: u16) -> io::Result<u16> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+/// The address is not local, or there is no route to the node.
+pub fn path_mtu(address: Ipv4Addr, node: Ipv4Addr, port: u16) -> io::Result<u16> {
+    let socket = UdpSocket::bind((address, 0))?;
     socket.connect((node, port))?;
     let mtu = getsockopt(&socket, sockopt::IpMtu)?;
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    datapath::kit::{defect, octets, reference_sum, seal, seal_partly, tcp_packet, udp_packet},
-    wire::virtio::Header,
+    datapath::kit::{FROM, TO, defect, octets, reference_sum, seal, seal_partly, tcp_packet, udp_packet},
+    wire::{ipv4::test_packet, virtio::Header},
 };
 
 fn cut(packet: &[u8], offload: &Header) -> Result<Vec<Vec<u8>>, BadOffload> {
@@ -102,6 +102,15 @@ fn a_udp_checksum_that_comes_out_as_zero_is_sent_as_ones() {
     for datagram in cut(&large, &offload).unwrap() {
         assert_eq!(datagram[26..28], [0xff, 0xff]);
     }
+}
+
+#[test]
+fn so_is_one_within_another_encapsulation() {
+    let mut inner = udp_packet(&payload_with_zero_checksum());
+    let mut offload = seal_partly(&mut inner, Gso::None, 0);
+    offload.checksum_start += 20;
+    let outer = test_packet(FROM, TO, 64, 4, &inner);
+    assert_eq!(cut(&outer, &offload).unwrap()[0][46..48], [0xff, 0xff]);
 }
 
 #[test]

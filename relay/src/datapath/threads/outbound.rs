@@ -5,6 +5,7 @@ use std::{
     net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
+    time::Instant,
 };
 
 use super::{DataPath, DataPathError, Lane, PAUSE};
@@ -13,6 +14,7 @@ use crate::{
         ENCAPSULATION, MAX_PACKET, Verdict,
         counters::{Bulk, Direction, DropReason},
         icmp::Audience,
+        limits::PathLimits,
         outbound,
         report::Reporter,
         runs::{Destination, Run, Runs},
@@ -23,20 +25,25 @@ use crate::{
 };
 
 pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
-    let Lane { path, tun, sockets, abilities, .. } = lane;
+    let Lane { path, tun, sockets, too_long, .. } = lane;
     let counters = &lane.counters.outbound;
-    let own = Audience::Own { subnet: path.admission.own_subnet, address: path.address };
+    let own = Audience::Own {
+        subnet: path.admission.own_subnet,
+        address: path.address,
+        zeroth: path.routes.zeroth(),
+    };
     let mut outbound = Outbound {
         path,
         counters,
-        runs: Runs::new(abilities.runs.send),
+        runs: Runs::new(path.counters.in_use(Bulk::UdpSend)),
         quote: vec![0; MAX_PACKET].into(),
         sender: Sender {
             path,
             socket: sockets.sender(),
             counters,
             reporter: Reporter::new(&path.icmp, counters, own),
-            too_long: abilities.too_long,
+            too_long,
+            limits: PathLimits::default(),
             stop,
         },
     };
@@ -116,7 +123,7 @@ impl Outbound<'_> {
         self.runs.clear();
         if !segments {
             self.runs.stop_segmenting();
-            self.path.counters.set_in_use(Bulk::UdpSend, false);
+            self.path.counters.lower(Bulk::UdpSend);
         }
     }
 
@@ -139,6 +146,7 @@ struct Sender<'a> {
     counters: &'a Direction,
     reporter: Reporter<'a>,
     too_long: TooLong,
+    limits: PathLimits,
     stop: &'a AtomicBool,
 }
 
@@ -188,10 +196,7 @@ impl Sender<'_> {
                     return false;
                 }
             }
-            _ => {
-                self.counters.dropped(DropReason::SendFailed, run.count);
-                self.reporter.log(error, "sending to the underlay");
-            }
+            _ => self.failed(run.count, error),
         }
         true
     }
@@ -207,12 +212,18 @@ impl Sender<'_> {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 self.counters.dropped(DropReason::TooLong, 1);
             }
-            Err(error) => {
-                self.counters.dropped(DropReason::SendFailed, 1);
-                self.reporter.log(&error, "sending to the underlay");
-            }
+            Err(error) => self.failed(1, &error),
         }
         false
+    }
+
+    /// Counts datagrams that were not sent. What the end has interrupted in waiting for room is no error to tell of.
+    fn failed(&mut self, count: usize, error: &io::Error) {
+        self.counters.dropped(DropReason::SendFailed, count);
+        let waited = matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock);
+        if !(waited && self.stop.load(Relaxed)) {
+            self.reporter.log(error, "sending to the underlay");
+        }
     }
 
     /// Deals with datagrams longer than the path, or than what is left of it after a router of the underlay has told
@@ -223,8 +234,10 @@ impl Sender<'_> {
     /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
     /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
-        let limit = match udp::path_mtu(run.to.node, self.path.port) {
-            Ok(mtu) => mtu.saturating_sub(ENCAPSULATION as u16),
+        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
+        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
+        let limit = match self.limits.get(node, run.stride, Instant::now(), ask) {
+            Ok(limit) => limit,
             Err(error) => {
                 self.reporter.log(&error, "asking for the path MTU");
                 u16::MAX

@@ -156,13 +156,33 @@ impl Arrivals {
     /// # Errors
     /// As recvmmsg(2): `EINTR` when a signal came.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.take(socket, RECEIVE, libc::MSG_WAITFORONE)
+    }
+
+    /// Waits for one message and takes it alone: the kernel does not look for another first.
+    ///
+    /// # Errors
+    /// As [`Arrivals::receive`].
+    pub fn receive_one(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.take(socket, 1, 0)
+    }
+
+    /// Takes what is there.
+    ///
+    /// # Errors
+    /// As recvmmsg(2): `EAGAIN` when there is nothing.
+    pub fn try_receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.take(socket, RECEIVE, libc::MSG_DONTWAIT)
+    }
+
+    fn take(&mut self, socket: &UdpSocket, most: usize, flags: libc::c_int) -> io::Result<()> {
         self.count = 0;
         let mut names = [zeroed::<libc::sockaddr_in>(); RECEIVE];
         let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; RECEIVE];
         let mut controls = [[Control::empty(); CONTROLS]; RECEIVE];
         let mut messages = [zeroed::<libc::mmsghdr>(); RECEIVE];
         let mut room = 0;
-        for (index, place) in self.buffer.chunks_exact_mut(MAX_PACKET).enumerate() {
+        for (index, place) in self.buffer.chunks_exact_mut(MAX_PACKET).take(most).enumerate() {
             vectors[index] = libc::iovec { iov_base: place.as_mut_ptr().cast(), iov_len: place.len() };
             let message = &mut messages[index].msg_hdr;
             message.msg_name = (&raw mut names[index]).cast();
@@ -176,13 +196,7 @@ impl Arrivals {
         // SAFETY: the first `room` messages point to names, vectors, controls and places that outlive the call and
         // that nothing else refers to.
         let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                room,
-                libc::MSG_WAITFORONE,
-                ptr::null_mut(),
-            )
+            libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), room, flags, ptr::null_mut())
         };
         self.count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (index, arrival) in self.arrived[..self.count].iter_mut().enumerate() {
@@ -201,6 +215,12 @@ impl Arrivals {
             };
         }
         Ok(())
+    }
+
+    /// How many messages were taken.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// The messages with their octets, in the order of arrival.

@@ -6,7 +6,7 @@ use std::{
 use super::*;
 use crate::datapath::{
     runs::{Destination, Runs},
-    udp::{enable_runs, enable_traffic_class},
+    udp::{enable_runs, enable_traffic_class, receives_runs},
 };
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -124,6 +124,31 @@ fn each_datagram_arrives_with_the_traffic_class_it_was_sent_with() {
         let sent = classes.into_iter().enumerate().map(|(index, class)| (index as u8, class));
         assert_eq!(received, sent.collect::<Vec<_>>(), "{sends_runs} {receives_runs}");
     }
+}
+
+#[test]
+fn runs_that_wait_in_a_socket_taken_over_are_told_apart_on_any_rung() {
+    let ((sender, _), (receiver, port)) = (socket(), socket());
+    assert!(!receives_runs(&receiver) && enable_runs(&receiver).receive);
+    send_all(&sender, port, &pack(&sample(), true));
+    let taken_over = receiver.try_clone().unwrap();
+    drop(receiver);
+    assert!(receives_runs(&taken_over));
+    assert_eq!(receive_all(&taken_over, sample().len()), sample());
+}
+
+#[test]
+fn one_message_is_taken_alone_and_then_what_else_is_there() {
+    let ((sender, _), (receiver, port)) = (socket(), socket());
+    send_all(&sender, port, &pack(&sample()[..4], false));
+    let mut arrivals = Arrivals::new(RECEIVE);
+    arrivals.receive_one(&receiver).unwrap();
+    let first: Vec<_> = arrivals.iter_mut().map(|(_, octets)| octets[0]).collect();
+    arrivals.try_receive(&receiver).unwrap();
+    let rest: Vec<_> = arrivals.iter_mut().map(|(_, octets)| octets[0]).collect();
+    assert_eq!((first, rest), (vec![0], vec![1, 2, 3]));
+    let nothing = arrivals.try_receive(&receiver).unwrap_err();
+    assert_eq!((nothing.kind(), arrivals.count()), (std::io::ErrorKind::WouldBlock, 0));
 }
 
 #[test]
