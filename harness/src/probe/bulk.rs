@@ -257,10 +257,9 @@ fn carry_udp(
     receiver: &UdpSocket,
 ) -> Vec<String> {
     let (permit, permits) = mpsc::channel();
-    for _ in 0..WINDOW {
-        // The other end lives as long as this.
-        let _ = permit.send(());
-    }
+    // The first goes alone. While a kernel on the way asks for a neighbour's address, packets wait for it, and when it is
+    // there those that come just then overtake them (`neigh_update`).
+    let _ = permit.send(());
     thread::scope(|scope| {
         let sending = scope.spawn(move || send_udp(pattern, octets, senders, to, &permits));
         let problems = receive_udp(pattern, octets, senders.len(), receiver, &permit);
@@ -320,6 +319,7 @@ fn receive_udp(
     let mut open = streams;
     let mut buffer = vec![0; 1 << 16];
     let mut problems = Vec::new();
+    let mut permits = WINDOW;
     while open > 0 {
         let length = match receiver.recv(&mut buffer) {
             Ok(length) => length,
@@ -328,7 +328,10 @@ fn receive_udp(
                 break;
             }
         };
-        let _ = permit.send(());
+        for _ in 0..std::mem::replace(&mut permits, 1) {
+            // The sender may have sent all there is.
+            let _ = permit.send(());
+        }
         let Some((&[s0, s1, q0, q1, q2, q3], data)) =
             buffer.get(..length).and_then(|all| all.split_first_chunk())
         else {
