@@ -237,7 +237,7 @@ impl<'a> Runner<'a> {
 
     /// Notes what a journey has that nothing accounts for, and what was counted that no packet accounts for.
     fn judge(&mut self, journey: &Journey) {
-        if journey.is_unexplained() || !journey.unattributed.is_empty() || !journey.unseen.is_empty() {
+        if journey.is_open() {
             let mut text = "a loss, or a count, that nothing accounts for:\n".to_owned();
             let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());
             self.problem(text);

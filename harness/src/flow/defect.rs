@@ -30,10 +30,7 @@ pub(super) fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
 /// What became wrong with a packet from one hop to the next, its length among it.
 fn damage(before: &Hop, hop: &Hop) -> Vec<String> {
     let (Some(was), Some(is)) = (before.inner(), hop.inner()) else { return Vec::new() };
-    // Of the packet in a datagram that is in fragments the first shows only the beginning.
-    let begun = hop.outer().is_some_and(|outer| outer.fragment.is_some());
-    let missing = if begun { 0 } else { is.missing };
-    let mut found = defects(&Ipv4 { missing, ..is.clone() }, Some(was));
+    let mut found = defects(is, Some(was));
     if let ([was], [is]) = (before.inner_lengths().as_slice(), hop.inner_lengths().as_slice())
         && was != is
         && !before.is_incomplete()

@@ -113,6 +113,12 @@ impl Journey {
         self.flows.iter().any(Flow::is_unexplained)
     }
 
+    /// Whether anything is left over: what nothing accounts for, or a count that no packet accounts for.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.is_unexplained() || !self.unattributed.is_empty() || !self.unseen.is_empty()
+    }
+
     /// The probe's own flow.
     #[must_use]
     pub fn request(&self) -> Option<&Flow> {

@@ -265,10 +265,7 @@ fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) 
     } else if was.options != is.options {
         list.push("options rewritten".to_owned());
     }
-    // Of the packet in a datagram that is in fragments the first shows only the beginning.
-    let begun = hop.outer().is_some_and(|outer| outer.fragment.is_some()) && !hop.is_incomplete();
-    let missing = if begun { 0 } else { is.missing };
-    list.extend(defects(&Ipv4 { missing, ..is.clone() }, Some(was)));
+    list.extend(defects(is, Some(was)));
     match (before.outer(), hop.outer()) {
         (None, Some(outer)) => list.push(envelope(map, hop, outer)),
         (Some(_), None) => list.push("out of udp".to_owned()),

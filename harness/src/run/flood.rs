@@ -22,7 +22,7 @@ const ARRIVED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Runner<'_> {
     pub(super) async fn flood(&mut self, flood: &Flood) -> Result<(), StepError> {
-        let to = self.word(Some(&flood.to))?;
+        let to = self.address(&flood.to)?;
         let number = self.next_probe();
         let tunnel = flood.port == self.map.port;
         let fill = if tunnel { Fill::garbage(flood.size) } else { Fill::marked(number, flood.size) };

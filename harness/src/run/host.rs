@@ -38,14 +38,13 @@ impl Runner<'_> {
         let within = Duration::from_millis(exec.within_ms.into());
         let awaited = format!("`{}` in {} to print what is awaited", exec.command, exec.host);
         let mut printed = String::new();
-        let mut wrong = None;
-        let mut failed = None;
+        let mut failed: Option<crate::lab::Error> = None;
         wait::until(&awaited, within, async || {
             let output = match host.exec(&words, within).await {
                 Ok(output) => output,
                 // What cannot be started, or does not end, is not tried again.
                 Err(error) => {
-                    failed = Some(error);
+                    failed = Some(error.into());
                     return Ok(());
                 }
             };
@@ -61,7 +60,9 @@ impl Runner<'_> {
                 Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{printed}")),
                 // Only what is awaited is worth another try.
                 status if exec.until.is_none() && exec.until_gone.is_none() => {
-                    wrong = Some(format!("{}, not {}; it printed:\n{printed}", ended(status), exec.exit));
+                    let what = format!("{}, not {}; it printed:\n{printed}", ended(status), exec.exit);
+                    let what = format!("`{}` in {}: {what}", exec.command, exec.host);
+                    failed = Some(crate::lab::Error::State { what });
                     Ok(())
                 }
                 status => Err(format!("{}, not {}; it prints:\n{printed}", ended(status), exec.exit)),
@@ -70,11 +71,7 @@ impl Runner<'_> {
         .await
         .map_err(crate::lab::Error::from)?;
         if let Some(error) = failed {
-            return Err(crate::lab::Error::from(error).into());
-        }
-        if let Some(what) = wrong {
-            let what = format!("`{}` in {}: {what}", exec.command, exec.host);
-            return Err(crate::lab::Error::State { what }.into());
+            return Err(error.into());
         }
         if exec.show {
             self.block(&indented(&printed));

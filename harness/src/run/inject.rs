@@ -108,7 +108,7 @@ impl Runner<'_> {
     }
 
     /// The address that a word means; none is 0.0.0.0.
-    pub(super) fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
+    fn word(&self, word: Option<&str>) -> Result<Ipv4Addr, StepError> {
         let Some(word) = word else { return Ok(Ipv4Addr::UNSPECIFIED) };
         self.address(word)
     }
@@ -179,7 +179,8 @@ impl Runner<'_> {
             journey.unattributed.retain(|drop| drop.place != Place::Kernel);
             // Twice, for what a kernel makes of it may follow it by some microseconds. A relay counts last of all.
             let seen = Some((observation.frames.len(), observation.dropped.clone()));
-            if !is_open(&journey) && (explained == seen || ended_in_relay(&journey))
+            // What is left over may still be accounted for by what is to come.
+            if !journey.is_open() && (explained == seen || ended_in_relay(&journey))
                 || start.elapsed() > SETTLED_WITHIN
             {
                 let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
@@ -187,16 +188,10 @@ impl Runner<'_> {
                 self.judge(&journey);
                 return Ok(journey);
             }
-            explained = if is_open(&journey) { None } else { seen };
+            explained = if journey.is_open() { None } else { seen };
             received_is_processed();
         }
     }
-}
-
-/// Whether something is still to come, as far as can be told: a packet whose end is not known, a count without its
-/// packet.
-fn is_open(journey: &Journey) -> bool {
-    journey.is_unexplained() || !journey.unattributed.is_empty() || !journey.unseen.is_empty()
 }
 
 /// Whether a relay dropped it, and had sent by then whatever it was to send about that.

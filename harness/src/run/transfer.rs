@@ -17,7 +17,7 @@ const REORDERED: [(&str, &str); 3] =
 
 impl Runner<'_> {
     pub(super) async fn transfer(&mut self, transfer: &Transfer) -> Result<(), StepError> {
-        let to = self.word(Some(&transfer.to))?;
+        let to = self.address(&transfer.to)?;
         let unknown = || StepError::Word { word: transfer.to.to_string() };
         let receiver = self.map.host_of(to).ok_or_else(unknown)?.to_owned();
         let number = self.next_probe();

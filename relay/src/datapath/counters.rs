@@ -199,8 +199,18 @@ impl Direction {
 
     /// Every count, in one order.
     fn all(&self) -> impl Iterator<Item = &Counter> {
-        let Self { packets_in, bytes_in, packets_out, bytes_out, drops, icmp_sent, .. } = self;
-        let Self { icmp_suppressed, unexpected, fragmented, .. } = self;
+        // None is passed over: one that is added has to be named here.
+        let Self {
+            packets_in,
+            bytes_in,
+            packets_out,
+            bytes_out,
+            drops,
+            icmp_sent,
+            icmp_suppressed,
+            unexpected,
+            fragmented,
+        } = self;
         [packets_in, bytes_in, packets_out, bytes_out, fragmented]
             .into_iter()
             .chain(drops)

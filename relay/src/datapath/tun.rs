@@ -6,7 +6,6 @@ use std::{
     num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::Arc,
 };
 
 use rustix::io::ReadWriteFlags;
@@ -69,12 +68,12 @@ pub struct Tun {
 }
 
 /// How many queues a device has, and which packet goes to which.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Queues {
     /// How many.
     pub count: NonZeroUsize,
     /// The program that chooses ([`steering`](super::steering)). Without it there is one queue.
-    pub steering: Option<Arc<OwnedFd>>,
+    pub steering: Option<OwnedFd>,
 }
 
 impl Queues {
@@ -85,7 +84,7 @@ impl Queues {
             return Self::one();
         }
         match super::steering::load() {
-            Ok(program) => Self { count: asked, steering: Some(Arc::new(program)) },
+            Ok(program) => Self { count: asked, steering: Some(program) },
             Err(error) => {
                 tracing::warn!(
                     %error, %asked,
