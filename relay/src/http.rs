@@ -2,6 +2,7 @@
 //!
 //! The bodies of the first two are flanneld's, so that probes written for it keep working.
 
+mod kernel;
 mod metrics;
 pub mod status;
 

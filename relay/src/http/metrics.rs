@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Health,
+    Health, kernel,
     status::{Node, RegistryStatus, Route, Status, Way},
 };
 use crate::{
@@ -195,7 +195,35 @@ impl Sources {
         }
         let ready = u8::from(self.health.not_ready().is_none());
         page.single("relay_ready", "gauge", "Whether the daemon is ready.", ready);
+        self.kernel(&mut page);
         page.0
+    }
+
+    /// What only the kernel knows.
+    fn kernel(&self, page: &mut Page) {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(node) = node {
+            let drops = "relay_kernel_drops_total";
+            page.head(drops, "counter", "Packets that the kernel dropped before the daemon could take them in.");
+            for (at, count) in [
+                ("tun", kernel::dropped_by_device(&node.device)),
+                ("udp", kernel::dropped_by_sockets(node.bound.port())),
+            ] {
+                if let Some(count) = count {
+                    page.labelled(drops, &format!(r#"at="{at}""#), count);
+                }
+            }
+        }
+        if let Some(seconds) = kernel::processor_seconds() {
+            let help = "Processor time taken, by the process and by the kernel for it.";
+            page.single("process_cpu_seconds_total", "counter", help, seconds);
+        }
+        if let Some(octets) = kernel::resident_bytes() {
+            page.single("process_resident_memory_bytes", "gauge", "Memory in use.", octets);
+        }
+        if let Some(count) = kernel::open_descriptors() {
+            page.single("process_open_fds", "gauge", "File descriptors that are open.", count);
+        }
     }
 }
 
