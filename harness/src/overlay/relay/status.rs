@@ -40,20 +40,18 @@ impl StatusClient {
 
     async fn request(&self, path: &str) -> Result<(u16, String), String> {
         let mut connection = self.connection.lock().await;
-        let mut sender = match connection.take().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => self.connect().await?,
-        };
-        let request = hyper::Request::get(path)
-            .header("host", STATUS.to_string())
-            .body(Empty::new())
-            .map_err(|error| error.to_string())?;
-        sender.ready().await.map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+        if let Some(mut kept) = connection.take().filter(|sender| !sender.is_closed()) {
+            // The server ends an idle connection, perhaps while this is under way (RFC 9112 section 9.3.1): what it did not
+            // answer is asked again on a new one.
+            if let Ok(answer) = ask(&mut kept, path).await {
+                *connection = Some(kept);
+                return Ok(answer);
+            }
+        }
+        let mut sender = self.connect().await?;
+        let answer = ask(&mut sender, path).await?;
         *connection = Some(sender);
-        Ok((code, String::from_utf8_lossy(&body).into_owned()))
+        Ok(answer)
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, String> {
@@ -73,4 +71,16 @@ impl StatusClient {
         tokio::spawn(connection);
         Ok(sender)
     }
+}
+
+async fn ask(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> Result<(u16, String), String> {
+    let request = hyper::Request::get(path)
+        .header("host", STATUS.to_string())
+        .body(Empty::new())
+        .map_err(|error| error.to_string())?;
+    sender.ready().await.map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let code = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok((code, String::from_utf8_lossy(&body).into_owned()))
 }
