@@ -9,15 +9,18 @@ use tokio::io::unix::AsyncFd;
 
 use crate::flow::{Answer, Key, Probe};
 use crate::netns::{self, Namespace};
+use crate::packet::icmp::Kind;
 use crate::packet::marker;
 use crate::socket::set_option;
 
 mod bulk;
+mod echoes;
 mod error_queue;
 mod flooder;
 mod raw;
 
 pub use bulk::Bulk;
+pub use echoes::Echoes;
 use error_queue::QueuedError;
 pub use flooder::{Fill, Flooder};
 pub use raw::{Exit, RawSocket};
@@ -103,36 +106,7 @@ impl Sender {
             |source| Error::Socket { host, doing, source }
         };
         let socket = namespace.run(|| open(shot))?.map_err(error("opening the probe's socket"))?;
-        // Connecting makes the kernel choose the source address, without sending anything, and keeps answers of others
-        // away. It may refuse as sending may: no route, no permission.
-        let refused = match socket.get_ref().connect(&destination(shot)) {
-            Ok(()) => None,
-            Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
-            Err(source) => return Err(error("connecting the probe's socket")(source)),
-        };
-        let source = local_address(&socket).map_err(error("reading the probe's source address"))?;
-        let key = match shot.kind {
-            ShotKind::Echo { id, seq } => Key::Echo { id, seq },
-            ShotKind::Udp { port, .. } => Key::Udp { source: source.port(), destination: port },
-        };
-        let probe = Probe {
-            number: shot.number,
-            from: shot.from.clone(),
-            source: *source.ip(),
-            to: shot.to,
-            ttl: shot.ttl,
-            size: shot.size,
-            df: shot.df,
-            key,
-        };
-        let refused = match refused {
-            Some(refused) => Some(refused),
-            None => match socket.get_ref().send(&message(shot)) {
-                Ok(_) => None,
-                Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
-                Err(source) => return Err(error("sending the probe")(source)),
-            },
-        };
+        let (probe, refused) = send(socket.get_ref(), shot)?;
         Ok((Self { probe, socket }, refused))
     }
 
@@ -159,60 +133,14 @@ impl Sender {
     /// # Errors
     /// When the socket fails.
     pub fn answer_now(&self) -> Result<Option<Answer>, Error> {
-        let socket = self.socket.get_ref();
         loop {
-            // The queue first: an error also makes the next receive fail, once, with no word of who sent it.
-            match error_queue::receive(socket).map_err(|source| self.error(source))? {
-                Some(QueuedError::Icmp { kind, from, about }) if self.is_about(&about) => {
-                    return Ok(Some(Answer::Error { kind, from }));
+            match receive(self.socket.get_ref()).map_err(|source| self.error(source))? {
+                Some(received) => {
+                    if let Some(answer) = received.answer_to(&self.probe) {
+                        return Ok(Some(answer));
+                    }
                 }
-                Some(QueuedError::Icmp { .. } | QueuedError::Local) => continue,
-                None => {}
-            }
-            let mut buffer = Vec::with_capacity(65_536);
-            let (len, address) = match socket.recv_from(buffer.spare_capacity_mut()) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                // What the error queue told already.
-                Err(error) if is_icmp_echo_of(&error) => continue,
-                Err(error) => return Err(self.error(error)),
-            };
-            // SAFETY: recvfrom(2) initialised the first `len` octets.
-            unsafe { buffer.set_len(len) };
-            let from = address.as_socket_ipv4().map_or(Ipv4Addr::UNSPECIFIED, |address| *address.ip());
-            if let Some(ttl) = self.is_reply(&buffer) {
-                return Ok(Some(Answer::Reply { from, ttl }));
-            }
-        }
-    }
-
-    /// Whether an error that was queued is about this probe. The kernel gives one about an echo request to every raw socket
-    /// that is connected to its destination (`raw_icmp_error`).
-    fn is_about(&self, sent: &[u8]) -> bool {
-        let Key::Echo { id, seq } = self.probe.key else { return true };
-        let [id_high, id_low] = id.to_be_bytes();
-        let [seq_high, seq_low] = seq.to_be_bytes();
-        sent.get(4..8).is_none_or(|octets| octets == [id_high, id_low, seq_high, seq_low])
-    }
-
-    /// Whether what a raw socket received is the reply to this probe: with its TTL, if the header tells.
-    fn is_reply(&self, octets: &[u8]) -> Option<Option<u8>> {
-        match self.probe.key {
-            Key::Udp { .. } => (marker::decode(octets)? == self.probe.number).then_some(None),
-            // Raw packets are sent without a socket that receives.
-            Key::Crafted(_) => None,
-            Key::Echo { id, seq } => {
-                let header_len = usize::from(octets.first()? & 0x0f) * 4;
-                let icmp = octets.get(header_len..)?;
-                let [kind, code, _, _, id_high, id_low, seq_high, seq_low, payload @ ..] = icmp else {
-                    return None;
-                };
-                let ours = *kind == 0
-                    && *code == 0
-                    && u16::from_be_bytes([*id_high, *id_low]) == id
-                    && u16::from_be_bytes([*seq_high, *seq_low]) == seq
-                    && marker::decode(payload).is_none_or(|number| number == self.probe.number);
-                ours.then(|| octets.get(8).copied())
+                None => return Ok(None),
             }
         }
     }
@@ -222,6 +150,99 @@ impl Sender {
             host: self.probe.from.clone(),
             doing: "receiving at the probe's socket".to_owned(),
             source,
+        }
+    }
+}
+
+/// What a probe's socket received: an answer to something, perhaps to another probe.
+enum Received {
+    /// An ICMP error about what these octets, from behind the IP header, are the beginning of.
+    Error { kind: Kind, from: Ipv4Addr, about: Vec<u8> },
+    /// A packet, with its header if the socket is a raw one.
+    Packet { from: Ipv4Addr, octets: Vec<u8> },
+}
+
+impl Received {
+    /// It as the answer to a probe, if it is one.
+    fn answer_to(&self, probe: &Probe) -> Option<Answer> {
+        match self {
+            Self::Error { kind, from, about } => {
+                is_about(probe, about).then_some(Answer::Error { kind: *kind, from: *from })
+            }
+            Self::Packet { from, octets } => {
+                is_reply_to(probe, octets).map(|ttl| Answer::Reply { from: *from, ttl })
+            }
+        }
+    }
+
+    /// Identifier and sequence number of the echo request that it is about.
+    fn echo(&self) -> Option<(u16, u16)> {
+        let icmp = match self {
+            Self::Error { about, .. } => about,
+            Self::Packet { octets, .. } => octets.get(usize::from(octets.first()? & 0x0f) * 4..)?,
+        };
+        match icmp.get(4..8)? {
+            [id_high, id_low, seq_high, seq_low] => {
+                Some((u16::from_be_bytes([*id_high, *id_low]), u16::from_be_bytes([*seq_high, *seq_low])))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The next thing that waits at a socket, if any.
+fn receive(socket: &Socket) -> io::Result<Option<Received>> {
+    loop {
+        // The queue first: an error also makes the next receive fail, once, with no word of who sent it.
+        match error_queue::receive(socket)? {
+            Some(QueuedError::Icmp { kind, from, about }) => {
+                return Ok(Some(Received::Error { kind, from, about }));
+            }
+            Some(QueuedError::Local) => continue,
+            None => {}
+        }
+        let mut octets = Vec::with_capacity(65_536);
+        let (len, address) = match socket.recv_from(octets.spare_capacity_mut()) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // What the error queue told already.
+            Err(error) if is_icmp_echo_of(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: recvfrom(2) initialised the first `len` octets.
+        unsafe { octets.set_len(len) };
+        let from = address.as_socket_ipv4().map_or(Ipv4Addr::UNSPECIFIED, |address| *address.ip());
+        return Ok(Some(Received::Packet { from, octets }));
+    }
+}
+
+/// Whether an error that was queued is about this probe. The kernel gives one about an echo request to every raw socket
+/// that is connected to its destination (`raw_icmp_error`).
+fn is_about(probe: &Probe, sent: &[u8]) -> bool {
+    let Key::Echo { id, seq } = probe.key else { return true };
+    let [id_high, id_low] = id.to_be_bytes();
+    let [seq_high, seq_low] = seq.to_be_bytes();
+    sent.get(4..8).is_none_or(|octets| octets == [id_high, id_low, seq_high, seq_low])
+}
+
+/// Whether what a socket received is the reply to this probe: with its TTL, if the header tells.
+fn is_reply_to(probe: &Probe, octets: &[u8]) -> Option<Option<u8>> {
+    match probe.key {
+        Key::Udp { .. } => (marker::decode(octets)? == probe.number).then_some(None),
+        // Raw packets are sent without a socket that receives.
+        Key::Crafted(_) => None,
+        Key::Echo { id, seq } => {
+            let header_len = usize::from(octets.first()? & 0x0f) * 4;
+            let icmp = octets.get(header_len..)?;
+            let [kind, code, _, _, id_high, id_low, seq_high, seq_low, payload @ ..] = icmp else {
+                return None;
+            };
+            let ours = *kind == 0
+                && *code == 0
+                && u16::from_be_bytes([*id_high, *id_low]) == id
+                && u16::from_be_bytes([*seq_high, *seq_low]) == seq
+                && marker::decode(payload).is_none_or(|number| number == probe.number);
+            ours.then(|| octets.get(8).copied())
         }
     }
 }
@@ -275,6 +296,44 @@ impl Listener {
     }
 }
 
+/// Sends a probe from a socket that was opened for it, or for another of its kind.
+fn send(socket: &Socket, shot: &Shot) -> Result<(Probe, Option<Answer>), Error> {
+    let error = |doing: &str| {
+        let (host, doing) = (shot.from.clone(), doing.to_owned());
+        |source| Error::Socket { host, doing, source }
+    };
+    // Connecting makes the kernel choose the source address, without sending anything, and keeps answers of others
+    // away. It may refuse as sending may: no route, no permission.
+    let mut refused = match socket.connect(&destination(shot)) {
+        Ok(()) => None,
+        Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
+        Err(source) => return Err(error("connecting the probe's socket")(source)),
+    };
+    let source = local_address(socket).map_err(error("reading the probe's source address"))?;
+    let key = match shot.kind {
+        ShotKind::Echo { id, seq } => Key::Echo { id, seq },
+        ShotKind::Udp { port, .. } => Key::Udp { source: source.port(), destination: port },
+    };
+    let probe = Probe {
+        number: shot.number,
+        from: shot.from.clone(),
+        source: *source.ip(),
+        to: shot.to,
+        ttl: shot.ttl,
+        size: shot.size,
+        df: shot.df,
+        key,
+    };
+    if refused.is_none() {
+        refused = match socket.send(&message(shot)) {
+            Ok(_) => None,
+            Err(source) if is_refusal(&source) => Some(Answer::NotSent { why: reason(&source) }),
+            Err(source) => return Err(error("sending the probe")(source)),
+        };
+    }
+    Ok((probe, refused))
+}
+
 /// Opens and sets up the probe's socket.
 fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
     let socket = match shot.kind {
@@ -308,8 +367,8 @@ fn destination(shot: &Shot) -> SockAddr {
     SocketAddrV4::new(shot.to, port).into()
 }
 
-fn local_address(socket: &AsyncFd<Socket>) -> io::Result<SocketAddrV4> {
-    let address = socket.get_ref().local_addr()?;
+fn local_address(socket: &Socket) -> io::Result<SocketAddrV4> {
+    let address = socket.local_addr()?;
     address.as_socket_ipv4().ok_or_else(|| io::Error::other("it is not an IPv4 address"))
 }
 

@@ -2,16 +2,14 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::observe::ANSWERED_WITHIN;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{self, Answer, Disorder, Journey, Observation, Part, Probe, Summary};
-use crate::netns::Namespace;
+use crate::flow::{self, Disorder, Journey, Observation, Part, Probe, Summary};
 use crate::overlay::Counters;
-use crate::probe::{Sender, Shot, ShotKind};
+use crate::probe::{Echoes, Shot, ShotKind};
 use crate::suite::Stream;
 
 /// The least number of probes that precede the first inner step, and that follow the last one.
@@ -19,18 +17,15 @@ const MARGIN: u32 = 5;
 /// A stream ends by itself after as many probes, whatever its steps do.
 const MAX_PROBES: u32 = 20_000;
 
-/// A steady stream of echo requests from one socket a request.
+/// A steady stream of echo requests.
 struct Pinger {
-    namespace: Namespace,
-    from: String,
-    to: Ipv4Addr,
+    /// All of them but what tells one from the other.
+    shot: Shot,
     every: Duration,
-    /// Octets of payload.
-    size: u16,
     first_number: u32,
     /// How many it sends; none for as many as it takes.
     count: Option<u32>,
-    sent: Vec<(Sender, Vec<Answer>)>,
+    echoes: Echoes,
     /// Whether it ended for having sent [`MAX_PROBES`].
     exhausted: bool,
 }
@@ -54,47 +49,23 @@ impl Pinger {
         let mut after = 0;
         while sent.get() < self.count.unwrap_or(MAX_PROBES) && (self.count.is_some() || after < MARGIN) {
             ticks.tick().await;
-            let number = self.first_number + sent.get();
-            let seq = u16::try_from(sent.get() + 1).unwrap_or(u16::MAX);
-            let kind = ShotKind::Echo { id: (number & 0xffff) as u16, seq };
-            let shot = Shot {
-                number,
-                from: self.from.clone(),
-                to: self.to,
-                ttl: 64,
-                size: self.size,
-                df: false,
-                kind,
-            };
-            let (sender, refused) = Sender::shoot(&self.namespace, &shot)?;
-            self.sent.push((sender, Vec::from_iter(refused)));
+            self.shot.number = self.first_number + sent.get();
+            self.shot.kind = echo(self.shot.number, sent.get());
+            self.echoes.send(&self.shot)?;
             sent.set(sent.get() + 1);
-            if !answered.get() {
-                answered.set(self.take_answers()?);
-            }
+            self.echoes.take_answers()?;
+            answered.set(self.echoes.answered() > 0);
             after += u32::from(ending.get().is_some());
         }
         self.exhausted = self.count.is_none() && after < MARGIN;
-        let within = ending.get().unwrap_or(ANSWERED_WITHIN);
-        if let Some((sender, answers)) = self.sent.last_mut()
-            && let Ok(answer) = tokio::time::timeout(within, sender.answer()).await
-        {
-            answers.push(answer?);
-        }
+        self.echoes.await_last(ending.get().unwrap_or(ANSWERED_WITHIN)).await?;
         Ok(self)
     }
+}
 
-    /// Takes the answers that wait at the sockets, and tells whether there are any.
-    fn take_answers(&mut self) -> Result<bool, StepError> {
-        let mut any = false;
-        for (sender, answers) in &mut self.sent {
-            while let Some(answer) = sender.answer_now()? {
-                answers.push(answer);
-                any = true;
-            }
-        }
-        Ok(any)
-    }
+/// The echo request of a probe's number, after so many of its stream.
+fn echo(number: u32, sent: u32) -> ShotKind {
+    ShotKind::Echo { id: (number & 0xffff) as u16, seq: u16::try_from(sent + 1).unwrap_or(u16::MAX) }
 }
 
 impl Runner<'_> {
@@ -102,17 +73,19 @@ impl Runner<'_> {
         let to = self.lab.topology.address_of(&stream.to);
         let to = to.ok_or_else(|| StepError::Word { word: stream.to.to_string() })?;
         let every = Duration::from_millis(stream.every_ms.into());
-        let pinger = Pinger {
-            namespace: self.lab.host(&stream.from)?.namespace.clone(),
+        let first_number = self.probes + 1;
+        let shot = Shot {
+            number: first_number,
             from: stream.from.to_string(),
             to,
-            every,
+            ttl: 64,
             size: stream.size(),
-            first_number: self.probes + 1,
-            count: stream.count.map(u32::from),
-            sent: Vec::new(),
-            exhausted: false,
+            df: false,
+            kind: echo(first_number, 0),
         };
+        let echoes = Echoes::open(&self.lab.host(&stream.from)?.namespace, &shot)?;
+        let count = stream.count.map(u32::from);
+        let pinger = Pinger { shot, every, first_number, count, echoes, exhausted: false };
         // Probes of the inner steps have numbers of their own.
         self.probes += MAX_PROBES;
         let before = self.counters.clone();
@@ -206,19 +179,20 @@ impl Runner<'_> {
         (position, shaped): (Position, usize),
         before: &BTreeMap<String, Counters>,
     ) -> Result<(), StepError> {
-        pinger.take_answers()?;
+        pinger.echoes.take_answers()?;
         if pinger.exhausted {
             self.problem(format!(
                 "the stream ended after {MAX_PROBES} pings, before its steps did: send fewer a second, or let it last less long"
             ));
         }
-        let probes: Vec<Probe> = pinger.sent.iter().map(|(sender, _)| sender.probe.clone()).collect();
+        let sent = pinger.echoes.into_sent();
+        let probes: Vec<Probe> = sent.iter().map(|(probe, _)| probe.clone()).collect();
         let shaped = self.lab.shaped_since(shaped);
         let mut sorted =
             super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
         let mut journeys = Vec::new();
-        for (sender, answers) in pinger.sent {
-            let (frames, dropped) = sorted.remove(&sender.probe.number).unwrap_or_default();
+        for (probe, answers) in sent {
+            let (frames, dropped) = sorted.remove(&probe.number).unwrap_or_default();
             let observation = Observation {
                 faults: self.faults_met(&frames),
                 frames,
@@ -226,7 +200,7 @@ impl Runner<'_> {
                 icmp_sent: Vec::new(),
                 answers,
                 received: None,
-                probe: sender.probe,
+                probe,
             };
             journeys.push(Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone()));
         }
