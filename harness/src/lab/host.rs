@@ -1,11 +1,13 @@
 //! One network namespace of a lab with the netlink socket that configures it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::kernel::COUNTERS;
 use crate::netlink::{self, Netlink};
 use crate::netns::{self, Namespace};
 
@@ -16,6 +18,8 @@ pub struct Host {
     pub namespace: Namespace,
     /// Its links, addresses and routes.
     pub netlink: Netlink,
+    /// The counters of its kernel. A file in `/proc/net` stays that of the namespace it was opened in.
+    counters: Arc<[File; 2]>,
 }
 
 /// What came of a program.
@@ -45,6 +49,14 @@ pub enum Error {
         key: String,
         /// The value.
         value: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// What the kernel counts.
+    #[error("opening {path}: {source}")]
+    Counters {
+        /// The file.
+        path: String,
         /// The cause.
         source: io::Error,
     },
@@ -101,7 +113,10 @@ impl Host {
     /// When the kernel refuses any part.
     pub async fn adopt(namespace: Namespace) -> Result<Self, Error> {
         let netlink = Netlink::connect(&namespace)?;
-        let host = Self { namespace, netlink };
+        let open =
+            |path: &str| File::open(path).map_err(|source| Error::Counters { path: path.to_owned(), source });
+        let [snmp, netstat] = namespace.run(|| COUNTERS.map(open))?;
+        let host = Self { namespace, netlink, counters: Arc::new([snmp?, netstat?]) };
         host.set_all(SETTINGS)?;
         // Missing or fixed ones leave the kernel's default, which is harmless unless a case floods.
         if let Err(error) = host.set_all(SETTINGS_WHERE_PRESENT) {
@@ -127,6 +142,19 @@ impl Host {
     /// Its name.
     pub fn name(&self) -> &str {
         self.namespace.name()
+    }
+
+    /// What its kernel has counted so far, in the format of `/proc/net/snmp`; nothing where that cannot be read.
+    pub fn counters(&self) -> String {
+        let mut text = String::new();
+        for mut file in self.counters.iter() {
+            // The kernel writes it anew for whoever reads from the start.
+            let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+            if let Err(error) = read {
+                tracing::debug!(%error, host = self.name(), "reading the kernel's counters");
+            }
+        }
+        text
     }
 
     /// Writes a kernel setting, named as sysctl(8) names it.

@@ -7,7 +7,7 @@ use super::Lab;
 
 /// Counters of packets that a kernel drops without a word to anybody, the most specific first (proc_pid_net(5), `snmp`
 /// and `netstat`; meanings in RFC 4293 and the kernel's snmp_counter.rst).
-const DROPS: [(&str, &str); 15] = [
+const DROPS: [(&str, &str); 19] = [
     ("IpExt", "InCsumErrors"),
     ("IpExt", "InTruncatedPkts"),
     ("Udp", "InCsumErrors"),
@@ -20,13 +20,20 @@ const DROPS: [(&str, &str); 15] = [
     ("IpExt", "InNoRoutes"),
     ("Ip", "InHdrErrors"),
     ("Ip", "InDiscards"),
+    ("Udp", "RcvbufErrors"),
+    ("Icmp", "OutErrors"),
+    ("Ip", "OutNoRoutes"),
+    ("Ip", "OutDiscards"),
     ("Udp", "IgnoredMulti"),
     ("IpExt", "InMcastPkts"),
     ("IpExt", "InBcastPkts"),
 ];
 
+/// Where a kernel shows its counters, to whom opens them in the namespace they are about.
+pub(super) const COUNTERS: [&str; 2] = ["/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"];
+
 /// Counters that also grow with packets that the kernel answers with an ICMP error.
-const ANSWERED: [&str; 3] = ["InAddrErrors", "InNoRoutes", "InHdrErrors"];
+const ANSWERED: [&str; 4] = ["InAddrErrors", "InNoRoutes", "InHdrErrors", "OutNoRoutes"];
 
 /// Counters of packets for many. A kernel that has no use for one says no more of it than that it came.
 const FOR_MANY: [&str; 3] = ["IgnoredMulti", "InMcastPkts", "InBcastPkts"];
@@ -45,30 +52,53 @@ pub struct KernelDrops(BTreeMap<String, Tally>);
 impl Lab {
     /// What the kernels of all hosts have dropped so far. A host that cannot be asked has dropped nothing.
     pub fn kernel_drops(&self) -> KernelDrops {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let files = || read("/proc/thread-self/net/snmp") + &read("/proc/thread-self/net/netstat");
-        let tally = |text: String| Tally {
-            drops: DROPS.iter().map(|(protocol, name)| counter(&text, protocol, name)).collect(),
-            answered: counter(&text, "Icmp", "OutTimeExcds") + counter(&text, "Icmp", "OutDestUnreachs"),
+        let tally = |text: &str| Tally {
+            drops: DROPS.iter().map(|(protocol, name)| counter(text, protocol, name)).collect(),
+            answered: counter(text, "Icmp", "OutTimeExcds") + counter(text, "Icmp", "OutDestUnreachs"),
         };
-        let hosts = self
-            .hosts()
-            .map(|host| (host.name().to_owned(), tally(host.namespace.run(files).unwrap_or_default())));
-        KernelDrops(hosts.collect())
+        KernelDrops(self.hosts().map(|host| (host.name().to_owned(), tally(&host.counters()))).collect())
     }
 }
 
+/// The counters that this machine's kernel has, as nstat(8) writes them: `IpReasmFails`, `TcpExtTCPSACKReorder`.
+pub fn counters() -> Vec<String> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let text = COUNTERS.map(read).concat();
+    let mut names: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let Some((protocol, rest)) = line.split_once(':') else { continue };
+        // The line of names; that of values follows.
+        if rest.split_whitespace().any(|word| word.parse::<i64>().is_err()) {
+            names.extend(rest.split_whitespace().map(|name| format!("{protocol}{name}")));
+        }
+    }
+    names
+}
+
 impl Lab {
+    /// A counter of a host's kernel by the name that nstat(8) gives it; none if it has none such.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn kernel_counter(&self, host: &str, name: &str) -> Result<Option<u64>, super::Error> {
+        let text = self.host(host)?.counters();
+        let protocols = text.lines().filter_map(|line| line.split_once(':').map(|(protocol, _)| protocol));
+        let mut found = protocols.filter_map(|protocol| find(&text, protocol, name.strip_prefix(protocol)?));
+        Ok(found.next())
+    }
+
     /// A counter of a host's kernel, of `snmp` or `netstat`; 0 for a host that cannot be asked.
     pub fn kernel_count(&self, host: &str, protocol: &str, name: &str) -> u64 {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let files = || read("/proc/thread-self/net/snmp") + &read("/proc/thread-self/net/netstat");
-        let text = self.host(host).ok().and_then(|host| host.namespace.run(files).ok());
-        counter(&text.unwrap_or_default(), protocol, name)
+        self.host(host).map_or(0, |host| counter(&host.counters(), protocol, name))
     }
 }
 
 impl KernelDrops {
+    /// Whether a kernel has dropped something since `earlier` that it sends no error about.
+    pub fn silent_since(&self, earlier: &Self) -> bool {
+        self.since(earlier, false).iter().any(|(_, name, _)| !ANSWERED.contains(name))
+    }
+
     /// By how much each counter of each host grew since `earlier`: host, counter, growth. Those of packets for many are
     /// left out unless asked for.
     pub fn since(&self, earlier: &Self, for_many: bool) -> Vec<(String, &'static str, u64)> {
@@ -104,10 +134,14 @@ pub fn received_is_processed() {
 
 /// A counter of `snmp` or `netstat`, which have a line of names and a line of values for each protocol.
 pub(crate) fn counter(text: &str, protocol: &str, name: &str) -> u64 {
+    find(text, protocol, name).unwrap_or(0)
+}
+
+fn find(text: &str, protocol: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
-    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let (names, values) = (lines.next()?, lines.next()?);
     let found = names.split_whitespace().zip(values.split_whitespace()).find(|(found, _)| *found == name);
-    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    found.and_then(|(_, value)| value.parse().ok())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! When everything sent has come to rest, and whether the daemons' counts agree with what the interfaces saw.
 
-use std::fs;
 use std::time::Duration;
 
 use super::{Error, INTERFACE, Lab, kernel};
@@ -168,11 +167,8 @@ impl Lab {
     }
 
     fn seen(&self, node: &str, device: &str) -> Result<Seen, Error> {
-        let snmp = self
-            .host(node)?
-            .namespace
-            .run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
-        let count = |protocol, name| kernel::counter(snmp.as_deref().unwrap_or_default(), protocol, name);
+        let counters = self.host(node)?.counters();
+        let count = |protocol, name| kernel::counter(&counters, protocol, name);
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Ok(Seen {
             to_device: tally(device, Direction::Out).frames,

@@ -45,7 +45,10 @@ impl Runner<'_> {
             let (place, what) = (FaultPlace::Toward(to.to_owned()), format!("cut from {to}"));
             Fault { host: from.to_owned(), place, what }
         });
-        stopped.chain(paused).chain(down).chain(cut).collect()
+        // A container's address is out of its node's subnet.
+        let bare = topology.containers.iter().filter(|one| self.lab.attachment(&one.node).is_none());
+        let bare = bare.map(|one| fault(&one.name, FaultPlace::Host, "no address yet"));
+        stopped.chain(paused).chain(down).chain(cut).chain(bare).collect()
     }
 
     /// Notes which faults have come and gone in a step that began at `began`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::observe::{drops, icmp_sent};
 use super::{Runner, StepError};
-use crate::flow::{Cell, Crafted, Dropped, End, Journey, Key, Observation, Place, Probe, fingerprint};
+use crate::flow::{Cell, Crafted, End, Journey, Key, Observation, Place, Probe, fingerprint};
 use crate::lab::kernel::received_is_processed;
 use crate::packet::craft::{self, Carries, Craft, Defects, Slice};
 use crate::probe::{self, Exit, RawSocket};
@@ -163,13 +163,7 @@ impl Runner<'_> {
             self.settle().await?;
             observation.frames = self.lab.recorder.since(position);
             observation.dropped = drops(&before, &self.counters);
-            let silent = self.lab.kernel_drops().since(&kernels, for_many);
-            observation.dropped.extend(silent.into_iter().map(|(host, reason, count)| Dropped {
-                host,
-                place: Place::Kernel,
-                reason: reason.to_owned(),
-                count,
-            }));
+            observation.dropped.extend(self.dropped_by_kernels(&kernels, for_many));
             observation.icmp_sent = icmp_sent(&before, &self.counters);
             if let (Some(listener), Some(received)) = (&listener, &mut observation.received) {
                 *received += listener.received(made.marked);

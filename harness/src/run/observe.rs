@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
 use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place};
+use crate::lab::kernel::KernelDrops;
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
 
@@ -26,13 +27,32 @@ impl Runner<'_> {
 
     /// Sends a probe and follows it and all that it causes.
     pub(super) async fn follow(&mut self, shot: &Shot) -> Result<Journey, StepError> {
-        let observation = self.observe(shot).await?;
-        let journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
+        let kernels = self.lab.kernel_drops();
+        let mut observation = self.observe(shot, &kernels).await?;
+        let first = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
+        // Kernels count more than what is lost, so they are asked only about what nobody else accounts for.
+        if first.is_unexplained() {
+            observation.dropped.extend(self.dropped_by_kernels(&kernels, false));
+        }
+        let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
+        journey.unattributed.retain(|drop| drop.place != Place::Kernel);
         self.judge(&journey);
         Ok(journey)
     }
 
-    async fn observe(&mut self, shot: &Shot) -> Result<Observation, StepError> {
+    /// What kernels have dropped without a word since `before`. Packets for many are left out unless asked for.
+    pub(super) fn dropped_by_kernels(&self, before: &KernelDrops, for_many: bool) -> Vec<Dropped> {
+        let drops = self.lab.kernel_drops().since(before, for_many).into_iter();
+        let dropped = |(host, reason, count): (String, &str, u64)| Dropped {
+            host,
+            place: Place::Kernel,
+            reason: reason.to_owned(),
+            count,
+        };
+        drops.map(dropped).collect()
+    }
+
+    async fn observe(&mut self, shot: &Shot, kernels: &KernelDrops) -> Result<Observation, StepError> {
         let namespace = self.lab.host(&shot.from)?.namespace.clone();
         let listener = self.listener(shot)?;
         let position = self.lab.recorder.position();
@@ -40,7 +60,7 @@ impl Runner<'_> {
         let (sender, refused) = Sender::shoot(&namespace, shot)?;
         let mut answers = Vec::from_iter(refused);
         if answers.is_empty() {
-            answers.extend(self.outcome(&sender, listener.as_deref(), shaped).await?);
+            answers.extend(self.outcome(&sender, listener.as_deref(), shaped, kernels).await?);
         }
         let before = std::mem::take(&mut self.counters);
         self.settle().await?;
@@ -95,6 +115,7 @@ impl Runner<'_> {
         sender: &Sender,
         listener: Option<&Listener>,
         shaped: usize,
+        kernels: &KernelDrops,
     ) -> Result<Option<Answer>, StepError> {
         let start = Instant::now();
         let arrival = async {
@@ -111,6 +132,7 @@ impl Runner<'_> {
                     Ok(answer) => return Ok(Some(answer?)),
                     Err(_) if self.lab.shaped_so_far() > shaped => return Ok(None),
                     Err(_) if self.was_dropped_silently().await? => return Ok(None),
+                    Err(_) if self.lab.kernel_drops().silent_since(kernels) => return Ok(None),
                     Err(_) => {}
                 },
                 () = &mut arrival => return Ok(None),
