@@ -221,6 +221,11 @@ pub fn render(error: &suite::Error) -> String {
     text
 }
 
+/// How many cases run at once unless somebody says otherwise: three a processor, for a case waits most of the time.
+pub fn usual_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) * 3
+}
+
 /// Where reports of failures are kept: below the `target` directory that this program was built in, else below the
 /// current one.
 pub fn failures_directory() -> PathBuf {

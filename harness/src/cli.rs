@@ -90,7 +90,7 @@ struct Run {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     parts: Parts,
-    /// Cases that run at once [default: the number of cores]
+    /// Cases that run at once [default: three for each core]
     #[arg(long, short)]
     jobs: Option<usize>,
     /// Print what each case sees, with `--jobs 1` as it sees it

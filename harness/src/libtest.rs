@@ -19,7 +19,8 @@ use crate::suite::{self, Found};
 /// `RELAY` names another relay program.
 pub fn main(suites: &Path, program: &Path) -> ExitCode {
     reaper::serve_if_asked();
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert_with(case::usual_jobs);
     let found = match suite::discover(&[suites.to_owned()]) {
         Ok(found) => found,
         Err(error) => {

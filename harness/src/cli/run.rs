@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,9 @@ struct Screen {
     live: bool,
 }
 
+/// How many of the cases that took longest are named.
+const SLOWEST: usize = 5;
+
 /// A case that has ended.
 struct Ended {
     name: String,
@@ -36,8 +40,7 @@ struct Ended {
 /// Runs the cases below `run.paths`. The status is 0 only if all passed.
 pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let found = discover(&run.paths)?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let jobs = if run.keep { 1 } else { run.jobs.unwrap_or(cores) };
+    let jobs = if run.keep { 1 } else { run.jobs.unwrap_or_else(case::usual_jobs) };
     let jobs = jobs.clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.parts.workshop()?;
@@ -79,7 +82,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     for text in &varied {
         say!("{text}");
     }
-    Ok(summary(&all, varied.len(), start.elapsed()))
+    Ok(summary(&all, varied.len(), start.elapsed(), &failures))
 }
 
 /// Runs every case once, `jobs` at a time.
@@ -199,14 +202,25 @@ fn indent(text: &str) -> String {
 }
 
 /// Prints how it went, and returns the exit status.
-fn summary(all: &[Ended], varied: usize, took: Duration) -> u8 {
+fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
     let count =
         |wanted: fn(&Verdict) -> bool| all.iter().filter(|case| wanted(&case.outcome.verdict)).count();
     let passed = count(|verdict| matches!(verdict, Verdict::Passed));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let failed = all.len() - passed - inconclusive;
     let bad = failed + inconclusive + varied;
-    for case in all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)) {
+    if all.len() > SLOWEST * 2 {
+        let mut slowest: Vec<&Ended> = all.iter().collect();
+        slowest.sort_by_key(|case| std::cmp::Reverse(case.took));
+        let slowest = slowest.iter().take(SLOWEST);
+        let slowest = slowest.map(|case| format!("{} {:.1} s", case.name, case.took.as_secs_f64()));
+        say!("slowest: {}", slowest.collect::<Vec<_>>().join(", "));
+    }
+    let mut bad_cases = all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)).peekable();
+    if bad_cases.peek().is_some() {
+        say!("reports: {}", reports.display());
+    }
+    for case in bad_cases {
         say!("  {}", case.name);
     }
     let mut line = format!("{passed} passed, {failed} failed");
