@@ -11,6 +11,7 @@ use crate::overlay::Counters;
 use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 
+mod expect;
 mod faults;
 mod flood;
 mod host;

@@ -55,6 +55,7 @@ impl Runner<'_> {
             }
             Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).await?,
             Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
+            Step::Expect(expect) => self.expect(expect).await?,
             Step::ExpectLog(expect) => self.expect_log(expect),
             Step::ExpectMetric(expect) => self.expect_metric(expect).await?,
             Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).await?,
@@ -218,13 +219,7 @@ impl Runner<'_> {
         let mut first = String::new();
         for round in 1..=repeat.times {
             self.numbering = numbering.clone();
-            for step in &repeat.steps {
-                if !self.streaming {
-                    self.settle().await?;
-                }
-                self.line(format!("\n  $ {}", step.title()));
-                Box::pin(self.step(step)).await?;
-            }
+            self.inner(&repeat.steps).await?;
             let text = self.text.split_off(start);
             match round {
                 1 => first = text,
@@ -238,6 +233,18 @@ impl Runner<'_> {
             }
         }
         self.text.push_str(&first);
+        Ok(())
+    }
+
+    /// Does the steps that a step has in it.
+    pub(super) async fn inner(&mut self, steps: &[Step]) -> Result<(), StepError> {
+        for step in steps {
+            if !self.streaming {
+                self.settle().await?;
+            }
+            self.line(format!("\n  $ {}", step.title()));
+            Box::pin(self.step(step)).await?;
+        }
         Ok(())
     }
 

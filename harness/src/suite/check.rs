@@ -15,6 +15,7 @@ use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
 mod cut;
+mod expect;
 mod flood;
 mod inject;
 mod registry;
@@ -81,6 +82,12 @@ impl Check<'_> {
                 let inner = written.and_then(|(_, repeat)| repeat.get_ref().get("steps"));
                 self.steps(&repeat.steps, inner, in_stream);
             }
+            if let Step::Expect(expect) = step {
+                let inner = written.and_then(|(_, expect)| expect.get_ref().get("steps"));
+                // Whose relay is asked is asked before the steps.
+                self.expect(expect, at.clone());
+                self.steps(&expect.steps, inner, in_stream);
+            }
             if let Step::Stream(stream) = step {
                 if in_stream {
                     let mistake =
@@ -109,7 +116,12 @@ impl Check<'_> {
                     "write a sentence, or take the step out",
                 );
             }
-            Step::Say(_) | Step::Leases(_) | Step::CompactEtcd(_) | Step::Repeat(_) | Step::PutKey(_) => {}
+            Step::Say(_)
+            | Step::Leases(_)
+            | Step::CompactEtcd(_)
+            | Step::Repeat(_)
+            | Step::PutKey(_)
+            | Step::Expect(_) => {}
             Step::Stream(stream) => self.stream(stream, at),
             Step::Ping(ping) => {
                 self.way(&ping.from, &ping.to);

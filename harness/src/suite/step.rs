@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::text::{Text, Values};
 
 mod cut;
+mod expect;
 mod flood;
 mod host;
 mod inject;
@@ -15,6 +16,7 @@ mod shape;
 mod transfer;
 
 pub use cut::{Cut, Heal};
+pub use expect::{Expect, Growth};
 pub use flood::Flood;
 pub(super) use flood::MAX_SECONDS;
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
@@ -102,6 +104,9 @@ pub enum Step {
     Stream(Stream),
     /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
     WaitRoute(WaitRoute),
+    /// Does steps, and fails unless they keep within bounds of time, or counters grow as they are to meanwhile. What the
+    /// steps show is shown; what was measured is not, but for a bound that was not kept.
+    Expect(Expect),
     /// Fails unless a relay's log has lines with a text in them.
     ExpectLog(ExpectLog),
     /// Fails unless a relay's metric has a value within bounds.

@@ -27,6 +27,7 @@ impl Step {
                 knobs.extend(udp.probe().knobs());
                 (format!("udp {} > {}", udp.from, udp.to), knobs)
             }
+            Self::Expect(expect) => expect.title(),
             Self::Flood(flood) => flood.title(),
             Self::Transfer(transfer) => transfer.title(),
             Self::Inject(inject) => inject.title(),
@@ -224,6 +225,14 @@ mod tests {
             (
                 "inject = { from = 'a', datagram = { to = 'b', tos = 3 }, packet = { hex = '45' } }",
                 "inject from a  hex 45  in udp a > b  outer tos 3",
+            ),
+            (
+                "expect = { within-ms = 900, growth = [{ host = 'a', kernel = 'X', at-most = 0 }], steps = [] }",
+                "expect  within 900 ms  a X grows not at all",
+            ),
+            (
+                "expect = { growth = [{ host = 'a', metric = 'm', at-least = 1, at-most = 1 }], steps = [] }",
+                "expect  a m grows by 1",
             ),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),

@@ -1,0 +1,58 @@
+//! Steps that have to keep within bounds.
+
+use std::time::Instant;
+
+use super::{Runner, StepError};
+use crate::lab;
+use crate::suite::{Expect, Growth};
+
+impl Runner<'_> {
+    /// Does the steps, and compares what they took and what grew with the bounds.
+    pub(super) async fn expect(&mut self, expect: &Expect) -> Result<(), StepError> {
+        let mut before = Vec::new();
+        for growth in &expect.growth {
+            before.push(self.counter(growth).await?);
+        }
+        let start = Instant::now();
+        self.inner(&expect.steps).await?;
+        let took = start.elapsed();
+        if let Some(most) = expect.within_ms
+            && took.as_millis() > u128::from(most)
+        {
+            self.problem(format!("the steps took {} ms; the case allows {most}", took.as_millis()));
+        }
+        if !self.streaming && !expect.growth.is_empty() {
+            // What is still under way has yet to be counted.
+            self.settle().await?;
+        }
+        for (growth, before) in expect.growth.iter().zip(before) {
+            let grown = self.counter(growth).await? - before;
+            let least = growth.at_least.is_some_and(|least| grown < f64::from(least));
+            let most = growth.at_most.is_some_and(|most| grown > f64::from(most));
+            if least || most {
+                let Growth { host, .. } = growth;
+                let (name, bounds) = (growth.name(), growth.bounds());
+                self.problem(format!("{name} of {host} grew by {grown}; it was to grow {bounds}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a counter stands at.
+    async fn counter(&self, growth: &Growth) -> Result<f64, StepError> {
+        let Growth { host, metric, .. } = growth;
+        let found = match metric {
+            Some(metric) => {
+                let daemon = self.lab.daemon(host)?;
+                daemon.metric(metric).await.map_err(lab::Error::from)?
+            }
+            // Exact up to 2^53.
+            #[expect(clippy::cast_precision_loss)]
+            None => self.lab.kernel_counter(host, growth.name())?.map(|count| count as f64),
+        };
+        found.ok_or_else(|| {
+            let what = format!("{host} has no counter `{}`", growth.name());
+            lab::Error::State { what }.into()
+        })
+    }
+}
