@@ -15,6 +15,7 @@ mod ladder;
 mod map;
 mod matrix;
 mod mesh;
+mod notes;
 mod observation;
 mod order;
 mod paint;
@@ -32,6 +33,7 @@ pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;
 pub use matrix::{Cell, Matrix};
 pub use mesh::Mesh;
+pub use notes::Note;
 pub use observation::{
     Answer, Crafted, Dropped, Fault, FaultPlace, IcmpSent, Key, Observation, Place, Probe,
 };

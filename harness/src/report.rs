@@ -77,7 +77,8 @@ fn save(runner: &Runner<'_>, directory: &Path, files: Vec<(String, String)>) -> 
         let path = directory.join(name);
         fs::write(&path, content).map_err(|error| format!("writing {}: {error}", path.display()))?;
     }
-    let recording = pcapng::write(&directory.join("recording.pcapng"), &runner.lab.recorder.all());
+    let recording =
+        pcapng::write(&directory.join("recording.pcapng"), &runner.lab.recorder.all(), runner.notes());
     if let Some(failures) = directory.ancestors().find(|path| path.ends_with("failures")) {
         owner::give_back(failures);
     }
@@ -101,12 +102,24 @@ async fn nodes(runner: &Runner<'_>) -> String {
                 writeln!(text, "  ip {}\n    {}", command.join(" "), shown.trim().replace('\n', "\n    "));
         }
     }
-    for node in &runner.lab.topology.nodes {
-        let rules = runner.lab.host(&node.name).map(|host| host.output("nft", &["list", "ruleset"]));
-        if let Ok(rules) = rules.as_deref().map(str::trim)
-            && !rules.is_empty()
-        {
-            let _ = writeln!(text, "rules of {}\n    {}", node.name, rules.replace('\n', "\n    "));
+    for host in runner.lab.hosts() {
+        let rules = host.output("nft", &["list", "ruleset"]);
+        let rules = rules.trim();
+        if !rules.is_empty() {
+            let _ = writeln!(text, "rules of {}\n    {}", host.name(), rules.replace('\n', "\n    "));
+        }
+    }
+    for (node, routes) in runner.lab.routes().await {
+        let _ = writeln!(text, "routes of {node}'s daemon");
+        match routes {
+            Ok(routes) => {
+                for (subnet, via) in routes {
+                    let _ = writeln!(text, "  {subnet} via {via}");
+                }
+            }
+            Err(error) => {
+                let _ = writeln!(text, "  {error}");
+            }
         }
     }
     match runner.lab.leases().await {

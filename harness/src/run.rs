@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::flow::{Journey, Map, Numbering};
+use crate::flow::{Journey, Map, Note, Numbering};
 use crate::lab::{self, Lab, Workshop};
 use crate::overlay::Counters;
 use crate::probe::{self, Listener};
@@ -115,6 +115,8 @@ pub struct Runner<'a> {
     episodes: Vec<faults::Episode>,
     text: String,
     problems: Vec<String>,
+    /// What recorded packets are to the flows.
+    notes: Vec<Note>,
 }
 
 impl<'a> Runner<'a> {
@@ -140,6 +142,7 @@ impl<'a> Runner<'a> {
             episodes: Vec::new(),
             text: String::new(),
             problems: Vec::new(),
+            notes: Vec::new(),
         };
         for node in case.topology.nodes.iter().filter(|node| node.starts) {
             runner.name_attached(&node.name);
@@ -211,6 +214,11 @@ impl<'a> Runner<'a> {
         &self.problems
     }
 
+    /// What recorded packets are to the flows, so far.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
     fn heading(&mut self, step: &Step) {
         if !self.text.is_empty() {
             self.text.push('\n');
@@ -238,6 +246,7 @@ impl<'a> Runner<'a> {
 
     /// Notes what a journey has that nothing accounts for, and what was counted that no packet accounts for.
     fn judge(&mut self, journey: &Journey) {
+        self.notes.extend(journey.notes());
         if journey.is_open() {
             let mut text = "a loss, or a count, that nothing accounts for:\n".to_owned();
             let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());

@@ -1,9 +1,11 @@
 //! A recording as one pcapng file: every interface by name, with nanoseconds and directions, for Wireshark.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
@@ -11,8 +13,10 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
 };
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
 
 use super::frame::{Direction, Frame, Link, Point};
+use crate::flow::Note;
 
 /// Why a recording could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,17 +26,22 @@ pub struct Error {
     why: String,
 }
 
-/// Writes `frames` in order of time to a new file.
+/// Writes `frames` in order of time to a new file, those that a note is about with its text as a comment.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
+pub fn write(path: &Path, frames: &[Frame], notes: &[Note]) -> Result<(), Error> {
     let error = |why: String| Error { path: path.display().to_string(), why };
     let file = File::create(path).map_err(|cause| error(cause.to_string()))?;
     let mut writer = PcapNgWriter::new(BufWriter::new(file)).map_err(|cause| error(cause.to_string()))?;
     let mut frames: Vec<&Frame> = frames.iter().collect();
     frames.sort_by_key(|frame| frame.at);
     let mut points: Vec<&Point> = Vec::new();
+    let mut comments: HashMap<(&Point, Direction, Duration), &str> = HashMap::new();
+    for note in notes {
+        // Of several that are about one packet the first is nearest: what a later probe claims is a copy of it.
+        comments.entry((&note.point, note.direction, note.at)).or_insert(&note.text);
+    }
     for frame in frames {
         let known = points.iter().position(|point| **point == *frame.point);
         let interface = match known {
@@ -45,15 +54,19 @@ pub fn write(path: &Path, frames: &[Frame]) -> Result<(), Error> {
                 points.len() - 1
             }
         };
+        let flags = EnhancedPacketOption::Flags(match frame.direction {
+            Direction::In => 1,
+            Direction::Out => 2,
+        });
+        let comment = comments.get(&(&*frame.point, frame.direction, frame.at));
+        let comment =
+            comment.map(|text| EnhancedPacketOption::Common(CommonOption::Comment(Cow::Borrowed(*text))));
         let block = EnhancedPacketBlock {
             interface_id: u32::try_from(interface).unwrap_or(u32::MAX),
             timestamp: frame.at,
             original_len: frame.wire_len + added_len(frame),
             data: ethernet(frame),
-            options: vec![EnhancedPacketOption::Flags(match frame.direction {
-                Direction::In => 1,
-                Direction::Out => 2,
-            })],
+            options: comment.into_iter().chain([flags]).collect(),
         };
         writer.write_pcapng_block(block).map_err(|cause| error(cause.to_string()))?;
     }

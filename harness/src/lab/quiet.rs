@@ -1,6 +1,11 @@
 //! When everything sent has come to rest, and whether the daemons' counts agree with what the interfaces saw.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use ipnet::Ipv4Net;
 
 use super::{Error, INTERFACE, Lab, kernel};
 use crate::capture::frame::Direction;
@@ -32,6 +37,16 @@ struct Seen {
     undeliverable: u64,
     /// Packets received that were joined to the one before them.
     joined: u64,
+}
+
+/// What came of the wait for one daemon.
+enum Quiet {
+    /// It has dealt with all, and counts this.
+    Counted(Counters),
+    /// It counts nothing.
+    Uncounted,
+    /// Something does not add up, from where all is as it is `now`.
+    Not { what: String, now: Box<Baseline> },
 }
 
 /// A daemon's counts do not add up, or do not agree with its interfaces.
@@ -67,42 +82,60 @@ impl Lab {
 
     async fn daemons_quiet(&mut self) -> Result<Result<Vec<(String, Counters)>, Breach>, Error> {
         self.expect_running()?;
+        // All at once: a lab of many nodes waits for the slowest, and not for each.
+        let asked = self.daemons.keys().filter(|node| !self.silent.contains(*node));
+        let asked = try_join_all(asked.map(|node| self.daemon_quiet(node))).await?;
         let mut all = Vec::new();
-        for (node, daemon) in self.daemons.iter().filter(|(node, _)| !self.silent.contains(*node)) {
-            let Some(attachment) = self.attachments.get(node) else { continue };
-            let baseline = self.baselines.get(node).cloned().unwrap_or_default();
-            let mut last = Breach { node: node.clone(), what: String::new() };
-            let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
-                let seen = match self.seen(node, &attachment.device) {
-                    Ok(seen) => seen.since(baseline.seen),
-                    Err(error) => return Ok(Err(error)),
-                };
-                let counters = match daemon.counters().await {
-                    Ok(Some(counters)) => counters,
-                    Ok(None) => return Ok(Ok(None)),
-                    Err(error) => return Ok(Err(error.into())),
-                };
-                match disagreement(&counters, &baseline.counters, &seen, self.unrecorded) {
-                    None => Ok(Ok(Some(counters))),
-                    Some(what) => {
-                        last.what.clone_from(&what);
-                        Err(what)
-                    }
-                }
-            });
-            match waited.await {
-                Ok(Ok(Some(counters))) => all.push((node.clone(), counters)),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    let seen = self.seen(node, &attachment.device)?;
-                    let counters = daemon.counters().await?.unwrap_or_default();
-                    self.baselines.insert(node.clone(), Baseline { seen, counters });
-                    return Ok(Err(last));
+        let mut breach = None;
+        for (node, quiet) in asked {
+            match quiet {
+                Quiet::Counted(counters) => all.push((node, counters)),
+                Quiet::Uncounted => {}
+                Quiet::Not { what, now } => {
+                    self.baselines.insert(node.clone(), *now);
+                    breach.get_or_insert(Breach { node, what });
                 }
             }
         }
-        Ok(Ok(all))
+        Ok(breach.map_or(Ok(all), Err))
+    }
+
+    /// Waits until one daemon has dealt with what its interfaces gave it.
+    async fn daemon_quiet(&self, node: &str) -> Result<(String, Quiet), Error> {
+        let name = node.to_owned();
+        let daemon = self.daemon(node)?;
+        let Some(attachment) = self.attachments.get(node) else { return Ok((name, Quiet::Uncounted)) };
+        let baseline = self.baselines.get(node).cloned().unwrap_or_default();
+        let mut last = String::new();
+        let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
+            let seen = match self.seen(node, &attachment.device) {
+                Ok(seen) => seen.since(baseline.seen),
+                Err(error) => return Ok(Err(error)),
+            };
+            let counters = match daemon.counters().await {
+                Ok(Some(counters)) => counters,
+                Ok(None) => return Ok(Ok(None)),
+                Err(error) => return Ok(Err(error.into())),
+            };
+            match disagreement(&counters, &baseline.counters, &seen, self.unrecorded) {
+                None => Ok(Ok(Some(counters))),
+                Some(what) => {
+                    last.clone_from(&what);
+                    Err(what)
+                }
+            }
+        });
+        let quiet = match waited.await {
+            Ok(Ok(Some(counters))) => Quiet::Counted(counters),
+            Ok(Ok(None)) => Quiet::Uncounted,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                let seen = self.seen(node, &attachment.device)?;
+                let counters = daemon.counters().await?.unwrap_or_default();
+                Quiet::Not { what: last, now: Box::new(Baseline { seen, counters }) }
+            }
+        };
+        Ok((name, quiet))
     }
 
     /// Fails if a daemon has ended that no step has ended.
@@ -121,11 +154,15 @@ impl Lab {
     /// # Errors
     /// When a daemon cannot be asked.
     pub async fn counters(&self) -> Result<Vec<(String, Counters)>, Error> {
-        let mut all = Vec::new();
-        for (node, daemon) in self.answering() {
-            all.extend(daemon.counters().await?.map(|counters| (node.clone(), counters)));
-        }
-        Ok(all)
+        let asked = self.answering().map(async |(node, daemon)| {
+            Ok::<_, Error>(daemon.counters().await?.map(|counters| (node.clone(), counters)))
+        });
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+    }
+
+    /// Where the daemons that can be asked send what is for each subnet.
+    pub async fn routes(&self) -> Vec<(String, Result<BTreeMap<Ipv4Net, Ipv4Addr>, overlay::Error>)> {
+        join_all(self.answering().map(async |(node, daemon)| (node.clone(), daemon.routes().await))).await
     }
 
     /// Whether every daemon at rest has passed on or dropped all that it took in: what can be told of packets that no

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::observe::{ANSWERED_WITHIN, drops};
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
-use crate::flow::{self, Disorder, Dropped, Journey, Map, Numbering, Observation, Part, Probe, Summary};
+use crate::flow::{self, Disorder, Dropped, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary};
 use crate::lab::kernel::KernelDrops;
 use crate::overlay::Counters;
 use crate::probe::{Echoes, Shot, ShotKind};
@@ -173,6 +173,9 @@ impl Runner<'_> {
         for journey in copied {
             self.judge(journey);
         }
+        for journey in journeys {
+            self.note_lost(journey);
+        }
         for journey in journeys.iter().filter(|journey| !journey.unattributed.is_empty()) {
             let ladder = journey.ladder(&self.map);
             self.problem(format!("a drop was counted that lost nothing:\n{}", ladder.trim_end()));
@@ -183,6 +186,22 @@ impl Runner<'_> {
                 "{lost} pings of the stream were lost, and nothing was counted where they were lost; the first:\n{}",
                 ladder.trim_end()
             ));
+        }
+    }
+
+    /// Notes for the recording which packets are those of a ping that got lost. The others speak for themselves.
+    fn note_lost(&mut self, journey: &Journey) {
+        let Key::Echo { seq, .. } = journey.probe.key else { return };
+        if journey.flows.iter().all(|flow| flow.verdict.is_delivered()) {
+            return;
+        }
+        for flow in &journey.flows {
+            let what = match flow.part {
+                Part::Request => "request",
+                Part::Reply => "reply",
+                Part::Error { .. } => "error",
+            };
+            self.notes.extend(flow.notes(&format!("stream {what} {seq}")));
         }
     }
 

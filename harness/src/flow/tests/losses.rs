@@ -41,6 +41,21 @@ fn a_ttl_that_ends_in_the_sending_relay_is_answered_by_it() {
 }
 
 #[test]
+fn each_packet_of_a_recording_is_noted_with_its_flow_and_hop() {
+    let ping = ping(2, 56);
+    let recording = Recording::of(probe(2, 56))
+        .seen("c1 eth0 >", &ping)
+        .seen("a cni0 <", &ping)
+        .seen("a flannel0 >", &ping.clone().ttl(1))
+        .dropped("a", Place::RelayOutbound, "ttl-expired");
+    let notes = recording.journey().notes();
+    let notes: Vec<String> =
+        notes.iter().map(|note| format!("{} {}", note.point.interface, note.text)).collect();
+    let last = "flannel0 [1] hop 3: dropped in a's relay: ttl-expired";
+    assert_eq!(notes, ["eth0 [1] hop 1", "cni0 [1] hop 2", last]);
+}
+
+#[test]
 fn a_ttl_that_ends_in_the_receiving_relay_is_answered_through_the_tunnel() {
     let ping = ping(3, 56);
     let error = Build::time_exceeded(B_TUNNEL, &ping.clone().ttl(1), 28);
