@@ -17,6 +17,7 @@ use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
 mod bench;
+mod record;
 mod run;
 mod timings;
 mod up;
@@ -53,6 +54,8 @@ pub struct Cli {
 enum Command {
     /// Run suite files and compare what they show with their snapshots
     Run(Run),
+    /// Do steps given as words, print what they show, and write it down as a suite file with its snapshot
+    Record(Box<record::Record>),
     /// Read suite files and say what is wrong with them, running nothing
     Check {
         /// Suite files, or directories of them
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     let done = match cli.command {
         Command::Run(run) => run::run(&run),
+        Command::Record(record) => record::record(&record),
         Command::Check { paths } => check(&paths),
         Command::Up { file, parts } => up::up(file.as_deref(), &parts),
         Command::Index { paths } => index(&paths),
@@ -209,13 +213,21 @@ fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
             eprintln!("{}", case::render(&error));
         }
     }
-    let orphans = snapshot::orphans(&found);
+    let orphans = snapshot::orphans(&found, paths);
     for orphan in &orphans {
         eprintln!("{}: a snapshot without a suite file: remove it, or bring its case back", orphan.display());
     }
-    let checked = found.len();
-    say!("{checked} suite files checked, {mistaken} with mistakes, {} snapshots without one", orphans.len());
-    Ok(if mistaken + orphans.len() == 0 { SUCCESS } else { FAILED })
+    let missing = snapshot::missing(&found);
+    for file in &missing {
+        eprintln!("{}: it has no snapshot yet: run it, and look at what it shows", file.display());
+    }
+    let (checked, left, bare) = (found.len(), orphans.len(), missing.len());
+    say!(
+        "{checked} suite files checked, {mistaken} with mistakes, {bare} without a snapshot, {left} snapshots without a \
+         suite file"
+    );
+    // One that was just written has none yet.
+    Ok(if mistaken + left == 0 { SUCCESS } else { FAILED })
 }
 
 fn index(paths: &[PathBuf]) -> Result<u8, Usage> {

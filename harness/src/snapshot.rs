@@ -39,6 +39,12 @@ pub fn configure() {
     }
 }
 
+/// Has insta accept whatever is seen, for one who looks at it right now.
+pub fn accept() {
+    // SAFETY: as for [`configure`].
+    unsafe { std::env::set_var("INSTA_UPDATE", "always") };
+}
+
 /// What paths in snapshots are relative to: the nearest directory upwards with a `Cargo.lock`, else the current one.
 /// insta would ask cargo, which need not be there where suites run.
 fn workspace_root() -> PathBuf {
@@ -85,13 +91,31 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
     }
 }
 
-/// Snapshots beside suite files that belong to none of them: left behind when a case was renamed or removed.
-pub fn orphans(found: &[Found]) -> Vec<PathBuf> {
-    let directories: BTreeSet<&Path> = found.iter().filter_map(|found| found.path.parent()).collect();
-    let entries = directories.into_iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten();
+/// Snapshots that belong to no suite file, left behind when a case was renamed or removed: beside the suite files `found`,
+/// and below the directories among `paths`, where there may be no suite file left.
+pub fn orphans(found: &[Found], paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut directories: BTreeSet<PathBuf> =
+        found.iter().filter_map(|found| found.path.parent()).map(Path::to_owned).collect();
+    paths.iter().filter(|path| path.is_dir()).for_each(|path| with_all_below(path, &mut directories));
+    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten();
     let snapshots = entries.flatten().map(|entry| entry.path());
     let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
-    snapshots.filter(is_snapshot).filter(|path| !path.with_extension("toml").exists()).collect()
+    let orphans = snapshots.filter(is_snapshot).filter(|path| !path.with_extension("toml").exists());
+    orphans.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Suite files without a snapshot: what they show was never looked at.
+pub fn missing(found: &[Found]) -> Vec<&Path> {
+    let files = found.iter().map(|found| found.path.as_path());
+    files.filter(|path| !path.with_extension("snap").exists()).collect()
+}
+
+fn with_all_below(directory: &Path, all: &mut BTreeSet<PathBuf>) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    // A link may lead back up.
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.for_each(|entry| with_all_below(&entry.path(), all));
+    all.insert(directory.to_owned());
 }
 
 /// The text of a snapshot file, without the header that insta puts before it.

@@ -4,6 +4,7 @@
 //! against the schema that is generated from the types here; then names, addresses and what steps can be done at all.
 
 mod check;
+mod compose;
 mod discover;
 mod file;
 mod index;
@@ -17,6 +18,7 @@ mod title;
 
 use std::path::PathBuf;
 
+pub use compose::compose;
 pub use discover::{DiscoverError, Found, discover};
 pub use file::Lab;
 pub use index::index;

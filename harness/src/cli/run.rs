@@ -193,7 +193,7 @@ impl Screen {
 }
 
 /// Ladders and tables in colour, where the terminal has it.
-fn coloured(text: &str) -> String {
+pub(super) fn coloured(text: &str) -> String {
     text.if_supports_color(Stream::Stdout, |text| flow::paint(text)).to_string()
 }
 

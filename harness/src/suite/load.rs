@@ -30,7 +30,7 @@ impl Case {
     }
 
     /// Checks what was read from a suite file.
-    pub(super) fn from_octets(path: &Path, octets: Vec<u8>) -> Result<Self, Error> {
+    pub(crate) fn from_octets(path: &Path, octets: Vec<u8>) -> Result<Self, Error> {
         let (text, broken) = match String::from_utf8(octets) {
             Ok(text) => (text, None),
             Err(error) => {

@@ -1,0 +1,85 @@
+//! `harness record`: a suite file and its snapshot from a command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::run::coloured;
+use super::{FAILED, Parts, SUCCESS, Usage, say, say_part};
+use crate::case::{self, Event, OnFailure, Verdict};
+use crate::owner;
+use crate::snapshot;
+use crate::suite::{self, Case, Found};
+
+/// Flags of `record`.
+#[derive(Debug, Args)]
+pub(super) struct Record {
+    /// The suite file to write, `suites/ping/far.toml`; without one only what is seen is printed
+    #[arg(long, short = 'o', value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// What the case shows, in a sentence
+    #[arg(long, default_value = "What happens here?", value_name = "TEXT")]
+    about: String,
+    /// A key of the lab: `nodes=["a", "b", "c"]`, `etcd=3`; may be repeated
+    #[arg(long = "lab", value_name = "KEY=VALUE")]
+    lab: Vec<String>,
+    /// Write over a suite file that is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    parts: Parts,
+    /// Steps as in a suite file: a name, the values of its required keys, `--key value` for others; `then` between
+    /// two: ping c1 c2 --ttl 3 then leases
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "STEP")]
+    steps: Vec<String>,
+}
+
+/// Does the steps in a lab, prints what they show, and keeps both for review.
+pub(super) fn record(record: &Record) -> Result<u8, Usage> {
+    let text = suite::compose(&record.about, &record.lab, &record.steps)?;
+    let directory = tempfile::tempdir()?;
+    let draft = directory.path().join("case.toml");
+    let path = record.to.as_deref().unwrap_or(&draft);
+    if path.extension().is_none_or(|extension| extension != "toml") {
+        return Err(Usage(format!("{} is no name of a suite file: it has to end in .toml", path.display())));
+    }
+    if !record.force && path.exists() {
+        return Err(Usage(format!("{} is there already; --force writes over it", path.display())));
+    }
+    // Before it is written anywhere: what is wrong leaves nothing behind.
+    Case::from_octets(path, text.clone().into()).map_err(|error| Usage(case::render(&error)))?;
+    snapshot::accept();
+    let workshop = record.parts.workshop()?;
+    write(path, &text)?;
+    let reports = directory.path().join("failures");
+    let on_failure = OnFailure { reports: &reports, keep_report: false, keep_lab: false };
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let found = Found { name, path: path.to_owned() };
+    let outcome = case::execute(&workshop, &found, on_failure, |event| {
+        if let Event::Seen { text } = event {
+            say_part!("{}", coloured(text));
+        }
+    });
+    match outcome.verdict {
+        Verdict::Passed => {}
+        Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
+            say!("\n{}", why.trim_end());
+            return Ok(FAILED);
+        }
+    }
+    if let Some(path) = &record.to {
+        say!("\nsuite file  {}\nsnapshot    {}", path.display(), path.with_extension("snap").display());
+    }
+    Ok(SUCCESS)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Usage> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("creating {}: {error}", directory.display()))?;
+    }
+    fs::write(path, text).map_err(|error| format!("writing {}: {error}", path.display()))?;
+    owner::give_back(path);
+    Ok(())
+}
