@@ -97,13 +97,13 @@ async fn nodes(runner: &Runner<'_>) -> String {
     for host in runner.lab.hosts() {
         let _ = writeln!(text, "{}", host.name());
         for command in [["-s", "link"], ["address", "show"], ["route", "show"], ["neighbour", "show"]] {
-            let shown = host.output("ip", &[&["-4", "-brief"][..], &command[..]].concat());
+            let shown = host.output(&[&["ip", "-4", "-brief"][..], &command[..]].concat()).await;
             let _ =
                 writeln!(text, "  ip {}\n    {}", command.join(" "), shown.trim().replace('\n', "\n    "));
         }
     }
     for host in runner.lab.hosts() {
-        let rules = host.output("nft", &["list", "ruleset"]);
+        let rules = host.output(&["nft", "list", "ruleset"]).await;
         let rules = rules.trim();
         if !rules.is_empty() {
             let _ = writeln!(text, "rules of {}\n    {}", host.name(), rules.replace('\n', "\n    "));

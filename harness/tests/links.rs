@@ -114,11 +114,11 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 async fn cut(lab: &mut Lab) -> Outcome {
     let (a, b) = pair(lab)?;
     // Neighbours find each other through the cut.
-    lab.cut(pairs(&[("a", "b")]))?;
+    lab.cut(pairs(&[("a", "b")])).await?;
     a.send(b"lost")?;
     b.send(b"back")?;
     expect(next(&a)?, b"back".to_vec(), "the other way")?;
-    lab.heal(None)?;
+    lab.heal(None).await?;
     a.send(b"there")?;
     expect(next(&b)?, b"there".to_vec(), "after the cut")
 }
@@ -232,14 +232,14 @@ async fn flush(lab: &mut Lab) -> Outcome {
 
 async fn cut_and_shaped(lab: &mut Lab) -> Outcome {
     let (a, b) = pair(lab)?;
-    lab.cut(pairs(&[("a", "b")]))?;
+    lab.cut(pairs(&[("a", "b")])).await?;
     lab.shape("b", Impairment::default(), Impairment::default(), &[]).await?;
     a.send(b"lost")?;
     greet_back(&b, &a)?;
     let _ = lab.unshape("b", &[]).await?;
     a.send(b"lost")?;
     greet_back(&b, &a)?;
-    lab.heal(Some(pairs(&[("a", "b")])))?;
+    lab.heal(Some(pairs(&[("a", "b")]))).await?;
     a.send(b"there")?;
     expect(next(&b)?, b"there".to_vec(), "after the cut")
 }

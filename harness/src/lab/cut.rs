@@ -40,21 +40,21 @@ impl Lab {
     ///
     /// # Errors
     /// When nft(8) is missing or refuses.
-    pub fn cut(&mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Result<(), Error> {
+    pub async fn cut(&mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Result<(), Error> {
         self.cuts.pairs.extend(pairs);
-        self.apply_cuts()
+        self.apply_cuts().await
     }
 
     /// Undoes the cuts between directed pairs of hosts, or all.
     ///
     /// # Errors
     /// As for [`Lab::cut`].
-    pub fn heal(&mut self, pairs: Option<Vec<(String, String)>>) -> Result<(), Error> {
+    pub async fn heal(&mut self, pairs: Option<Vec<(String, String)>>) -> Result<(), Error> {
         match pairs {
             Some(pairs) => self.cuts.pairs.retain(|pair| !pairs.contains(pair)),
             None => self.cuts.pairs.clear(),
         }
-        self.apply_cuts()
+        self.apply_cuts().await
     }
 
     /// The directed pairs of hosts that are cut, the sender first.
@@ -63,12 +63,9 @@ impl Lab {
     }
 
     /// Has the switch drop what is cut now, by the ports that lead to each host now.
-    pub(super) fn apply_cuts(&self) -> Result<(), Error> {
-        Ok(self.host(SWITCH)?.run(
-            "nft",
-            &["-f", "-"],
-            &self.cuts.rules(|host| self.shapers.port_to(host)),
-        )?)
+    pub(super) async fn apply_cuts(&self) -> Result<(), Error> {
+        let rules = self.cuts.rules(|host| self.shapers.port_to(host));
+        Ok(self.host(SWITCH)?.run("nft", &["-f", "-"], &rules).await?)
     }
 }
 

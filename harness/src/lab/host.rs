@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
 
 use super::kernel::COUNTERS;
 use crate::netlink::{self, Netlink};
@@ -98,6 +100,9 @@ const SETTINGS_WHERE_PRESENT: &[(&str, &str)] = &[
     ("net.bridge.bridge-nf-call-arptables", "0"),
 ];
 
+/// How long a program that configures or shows the kernel may take.
+const TOOL_WITHIN: Duration = Duration::from_secs(30);
+
 impl Host {
     /// Creates a namespace, with loopback up.
     ///
@@ -184,32 +189,16 @@ impl Host {
     /// Runs a program in the host with `input` on its standard input, and waits for its success.
     ///
     /// # Errors
-    /// When it cannot be started or fails: with what it wrote to standard error.
-    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), Error> {
-        let error = |why: String, missing| Error::Program {
-            host: self.name().to_owned(),
-            command: format!("{program} {}", arguments.join(" ")),
-            why,
-            missing,
-        };
-        let mut child = self
-            .namespace
-            .command(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|cause| error(cause.to_string(), cause.kind() == io::ErrorKind::NotFound))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input says why when it ends.
-            let _ = io::Write::write_all(&mut stdin, input.as_bytes());
-        }
-        let output = child.wait_with_output().map_err(|cause| error(cause.to_string(), false))?;
-        if ExitStatus::success(&output.status) {
+    /// When it cannot be started, fails, or does not end within some seconds: with what it wrote.
+    pub async fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), Error> {
+        let words: Vec<&str> = [&[program], arguments].concat();
+        let output = self.finish(&words, input, TOOL_WITHIN).await?;
+        if output.status == Some(0) {
             return Ok(());
         }
-        Err(error(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()), false))
+        let status =
+            output.status.map_or("ended by a signal".to_owned(), |status| format!("exit status {status}"));
+        Err(self.program(&words, format!("{status}: {}", output.text.trim()), false))
     }
 
     /// Runs a program in the host, `words` being its name and arguments, and waits for its end. It is ended after
@@ -218,30 +207,47 @@ impl Host {
     /// # Errors
     /// When it cannot be started, or does not end in time.
     pub async fn exec(&self, words: &[String], within: Duration) -> Result<Output, Error> {
-        let error = |why: String, missing| Error::Program {
-            host: self.name().to_owned(),
-            command: words.join(" "),
-            why,
-            missing,
-        };
+        self.finish(&words.iter().map(String::as_str).collect::<Vec<_>>(), "", within).await
+    }
+
+    /// What a program prints in the host, or why it does not.
+    pub async fn output(&self, words: &[&str]) -> String {
+        match self.finish(words, "", TOOL_WITHIN).await {
+            Ok(output) => output.text,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    async fn finish(&self, words: &[&str], input: &str, within: Duration) -> Result<Output, Error> {
         let (program, arguments) =
-            words.split_first().ok_or_else(|| error("no program".to_owned(), false))?;
+            words.split_first().ok_or_else(|| self.program(words, "no program".to_owned(), false))?;
+        let failed = |cause: io::Error| {
+            self.program(words, cause.to_string(), cause.kind() == io::ErrorKind::NotFound)
+        };
         let mut command = tokio::process::Command::from(self.namespace.command(program));
-        let output = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(within, output)
+        // What it prints shall be the same whoever runs it.
+        command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").kill_on_drop(true);
+        command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let stdin = child.stdin.take();
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A program that does not read its input says why when it ends.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+        };
+        let end = async { tokio::join!(feed, child.wait_with_output()).1 };
+        let output = tokio::time::timeout(within, end)
             .await
-            .map_err(|_| error(format!("it still runs after {} ms", within.as_millis()), false))?
-            .map_err(|cause| error(cause.to_string(), cause.kind() == io::ErrorKind::NotFound))?;
+            .map_err(|_| {
+                self.program(words, format!("it still runs after {} ms", within.as_millis()), false)
+            })?
+            .map_err(failed)?;
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         Ok(Output { status: output.status.code(), text })
     }
 
-    /// What a program prints in the host, or why it does not.
-    pub fn output(&self, program: &str, arguments: &[&str]) -> String {
-        let mut command = self.namespace.command(program);
-        match command.args(arguments).stdin(Stdio::null()).output() {
-            Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-            Err(error) => format!("{program}: {error}"),
-        }
+    fn program(&self, words: &[&str], why: String, missing: bool) -> Error {
+        Error::Program { host: self.name().to_owned(), command: words.join(" "), why, missing }
     }
 }

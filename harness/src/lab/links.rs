@@ -72,7 +72,7 @@ impl Lab {
         self.topology.move_node(node, subnet);
         match self.topology.masquerade {
             Masquerade::None => Ok(()),
-            Masquerade::Docker => Ok(host.run("nft", &["-f", "-"], &docker_rules(&bridge, subnet))?),
+            Masquerade::Docker => Ok(host.run("nft", &["-f", "-"], &docker_rules(&bridge, subnet)).await?),
         }
     }
 

@@ -126,7 +126,7 @@ impl Lab {
 
     /// Sees to it that all know by which port a host is reached now.
     async fn moved(&self, host: &str, down: &[String]) -> Result<(), Error> {
-        self.apply_cuts()?;
+        self.apply_cuts().await?;
         self.wait_for_links(down).await?;
         let announced = port::announce(&self.namespace_of(host)?, INTERFACE);
         if let Err(error) = announced {
