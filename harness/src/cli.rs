@@ -122,7 +122,8 @@ struct Parts {
     /// The relay program [default: `relay` beside this program, else in PATH]
     #[arg(long, env = "RELAY", value_name = "PATH")]
     relay: Option<PathBuf>,
-    /// A flag that every relay is started with unless a case gives it another value; may be repeated
+    /// A flag that every relay is started with unless a case gives it another value, or that of one node:
+    /// `a:--offload=none`; may be repeated
     #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true)]
     relay_flags: Vec<String>,
 }

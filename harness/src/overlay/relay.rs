@@ -50,8 +50,17 @@ impl Relay {
     /// The same, started with `flags` unless a case says otherwise: of a flag given twice its last value counts, and
     /// the case's come later.
     #[must_use]
+    /// `a:--offload=none` is for node `a` alone.
     pub fn with_flags(self, flags: Vec<String>) -> Self {
         Self { flags, ..self }
+    }
+
+    /// The flags that a node's daemon is started with.
+    fn flags_of(&self, node: &str) -> impl Iterator<Item = &str> {
+        self.flags.iter().filter_map(move |flag| match flag.split_once(':') {
+            Some((only, flag)) if !only.starts_with('-') => (only == node).then_some(flag),
+            _ => Some(flag),
+        })
     }
 }
 
@@ -123,7 +132,7 @@ impl Running {
             .arg(format!("--subnet-file={}", subnet_file.display()))
             .arg(format!("--healthz-ip={}", STATUS.ip()))
             .arg(format!("--healthz-port={}", STATUS.port()))
-            .args(&relay.flags)
+            .args(relay.flags_of(site.node))
             .args(site.flags)
             .stdin(Stdio::null())
             .stdout(log_file.try_clone().map_err(file("opening the daemon's log"))?)
@@ -379,5 +388,19 @@ pub fn ending(status: ExitStatus) -> String {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_may_be_for_one_node_alone() {
+        let flags = ["--v=1", "a:--offload=none", "--etcd-endpoints=http://x:1"].map(str::to_owned);
+        let relay = Relay::new("relay").with_flags(flags.to_vec());
+        let of = |node| relay.flags_of(node).collect::<Vec<_>>();
+        assert_eq!(of("a"), ["--v=1", "--offload=none", "--etcd-endpoints=http://x:1"]);
+        assert_eq!(of("b"), ["--v=1", "--etcd-endpoints=http://x:1"]);
     }
 }
