@@ -126,6 +126,9 @@ struct Parts {
     /// `a:--offload=none`; may be repeated
     #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true)]
     relay_flags: Vec<String>,
+    /// A kernel setting of every host of a lab: `net.ipv4.conf.all.rp_filter=1`; may be repeated
+    #[arg(long = "sysctl", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
 }
 
 /// Why a command could not begin.
@@ -173,7 +176,10 @@ impl Parts {
     /// Enters the sandbox and puts the parts together.
     fn workshop(&self) -> Result<Workshop, Usage> {
         let program = self.program()?;
-        Ok(Workshop::new(Arc::new(Relay::new(program).with_flags(self.relay_flags.clone())), self.etcd)?)
+        let relay = Relay::new(program).with_flags(self.relay_flags.clone());
+        let mut workshop = Workshop::new(Arc::new(relay), self.etcd)?;
+        workshop.settings.clone_from(&self.settings);
+        Ok(workshop)
     }
 
     fn program(&self) -> Result<PathBuf, Usage> {
@@ -194,6 +200,11 @@ impl Parts {
             ))
         })
     }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is no KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// The suite files among and below some paths.

@@ -61,6 +61,8 @@ pub struct Workshop {
     pub reason: String,
     /// Whether every interface is recorded. What is measured must not be: each packet would be copied at each of them.
     pub recorded: bool,
+    /// Kernel settings of every host, `key = value` as sysctl(8) names them, beside those that labs need.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Workshop {
@@ -73,7 +75,7 @@ impl Workshop {
         let sandbox = Sandbox::enter()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (etcd, reason) = runtime.block_on(etcd.settle());
-        Ok(Self { sandbox, overlay, etcd, reason, recorded: true })
+        Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new() })
     }
 }
 
@@ -262,6 +264,9 @@ impl Lab {
 
     async fn add_host(&mut self, name: &str) -> Result<Host, Error> {
         let host = Host::create(name, &self.dir.join(NAMESPACES)).await?;
+        for (key, value) in &self.workshop.settings {
+            host.set(key, value)?;
+        }
         // What is measured is measured as kernels come.
         if self.workshop.recorded {
             host.keep_order(self.processor);
