@@ -227,6 +227,9 @@ impl Watch for EtcdWatch {
             return Err(WatchError::HistoryLost(format!("etcd was compacted up to revision {compacted}")));
         }
         if response.canceled() {
+            // A token that has expired ends a watch by this and no status, so the library does not ask for a new one:
+            // only a new client does. The tokens for the other members are of the same age.
+            self.endpoints.forget();
             return Err(lost(format!("etcd cancelled the watch: {}", response.cancel_reason())).into());
         }
         if response.created() {

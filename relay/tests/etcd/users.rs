@@ -9,7 +9,8 @@ use relay::registry::{Registry, etcd::TlsFiles};
 
 use crate::{
     mirror::Mirror,
-    server::{Server, answer},
+    proxy::{Mode, Proxy},
+    server::{Server, answer, registry},
 };
 
 const ME: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -56,6 +57,47 @@ async fn a_token_that_ends_is_replaced_without_a_word() {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         registry.list().await.unwrap();
     }
+}
+
+/// The watch is refused for the old token by a cancellation, not by an error that names the token.
+#[tokio::test]
+async fn a_watch_that_is_lost_after_its_token_has_ended_comes_back() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &["--auth-token-ttl=1"]);
+    server.ask_for_users().await;
+    let writer = server.registry_of("relay:right");
+    answer(&writer, Result::is_ok).await;
+    writer.renew("10.5.2.0-24", ME, 0, false).await.unwrap();
+    let proxy = Proxy::start(&server.url).await;
+    let user = ("reader".to_owned(), "right".to_owned());
+    let mut mirror = Mirror::start(registry(&proxy.url, Some(user), TlsFiles::default()));
+    mirror.has_route(2).await;
+    mirror.is_connected().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+
+    let begin = Instant::now();
+    proxy.set(Mode::Broken);
+    mirror.is_lost().await;
+    proxy.set(Mode::Open);
+    writer.renew("10.5.3.0-24", ME, 0, false).await.unwrap();
+    mirror.has_route(3).await;
+    assert!(mirror.route(2).is_some());
+    mirror.assert_not_spinning(begin.elapsed());
+}
+
+/// A token that names the revision of the users and roles, as a JWT does, is stale after any change of them.
+#[tokio::test]
+async fn a_token_from_before_a_change_of_users_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("secret"), "of the test").unwrap();
+    let token = "--auth-token=jwt,sign-method=HS256,priv-key=secret";
+    let server = Server::start("http", directory, &[token]);
+    server.ask_for_users().await;
+    let registry = server.registry_of("relay:right");
+    answer(&registry, Result::is_ok).await;
+    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
+    let mut root = etcd_client::Client::connect([&server.url], Some(options)).await.unwrap();
+    root.user_add("newcomer", "right", None).await.unwrap();
+    registry.list().await.unwrap();
 }
 
 /// Rights that are taken away while the daemon runs: the routes stay, and it comes back by itself.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use etcd_client::{Client, ConnectOptions};
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::{
     super::RegistryError,
@@ -31,6 +31,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// gRPC's code for a server that cannot be reached or has no leader.
 const UNAVAILABLE: i32 = 14;
+/// gRPC's code for a token that is missing or not known.
+const UNAUTHENTICATED: i32 = 16;
 
 /// The members of etcd.
 pub(super) struct Endpoints {
@@ -64,7 +66,8 @@ impl Endpoints {
         self.members.iter().for_each(Member::forget);
     }
 
-    /// Calls the present member, and each other one in turn while the member cannot be reached.
+    /// Calls the present member, and each other one in turn while the member cannot be reached. A call refused for its
+    /// token is made once more with a new one.
     ///
     /// A call whose answer was lost is made again, so it must bear being made twice.
     pub(super) async fn call<T, F>(
@@ -80,8 +83,12 @@ impl Endpoints {
             let Some(member) = self.members.get(self.current.load(Relaxed) % self.members.len()) else {
                 break;
             };
-            let attempt = async { operation(self.client(member).await?).await };
-            match timeout(CALL_TIMEOUT, attempt).await {
+            let mut outcome = self.attempt(member, &operation).await;
+            if self.user.is_some() && matches!(&outcome, Ok(Err(error)) if is_stale_token(error)) {
+                member.forget();
+                outcome = self.attempt(member, &operation).await;
+            }
+            match outcome {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
                     let cause = cause(&error);
@@ -101,6 +108,17 @@ impl Endpoints {
             self.rotate();
         }
         Err(failure)
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        member: &Member,
+        operation: impl Fn(Client) -> F,
+    ) -> Result<Result<T, etcd_client::Error>, Elapsed>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        timeout(CALL_TIMEOUT, async { operation(self.client(member).await?).await }).await
     }
 
     async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
@@ -140,6 +158,16 @@ fn is_unreachable(error: &etcd_client::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether only a new token helps. The client library asks for one when a token has expired, but not when a JWT is from
+/// before a change of users or roles.
+fn is_stale_token(error: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = error else { return false };
+    status.code() as i32 == UNAUTHENTICATED
+        || ["invalid auth token", "revision of auth store is old"]
+            .iter()
+            .any(|words| status.message().contains(words))
 }
 
 /// What went wrong, with the last of its causes: "connection refused" rather than "transport error".
