@@ -19,6 +19,9 @@ pub use tls::TlsFiles;
 use super::{Batch, Entry, Event, Registry, RegistryError, Snapshot, Watch, WatchError, Written};
 use crate::lease;
 
+/// Octets that an answer of etcd may have: a million leases of 120 each. gRPC's usual 4 MiB are 35,000 of them.
+const MAX_ANSWER: usize = 128 << 20;
+
 /// Where etcd is and how to speak to it.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
@@ -128,9 +131,10 @@ impl Etcd {
         key: &str,
         options: Option<GetOptions>,
     ) -> Result<GetResponse, RegistryError> {
-        let get = |mut client: Client| {
+        let get = |client: Client| {
             let options = options.clone();
-            async move { client.get(key, options).await }
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+            async move { kv.get(key, options).await }
         };
         self.endpoints.call(doing, get).await
     }
@@ -156,9 +160,10 @@ impl Registry for Etcd {
     async fn watch(&self, revision: i64) -> Result<EtcdWatch, WatchError> {
         let prefix = self.subnets();
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_progress_notify();
-        let watch = |mut client: Client| {
+        let watch = |client: Client| {
             let (prefix, options) = (prefix.as_str(), options.clone());
-            async move { client.watch(prefix, Some(options)).await }
+            let mut watch = client.watch_client().max_decoding_message_size(MAX_ANSWER);
+            async move { watch.watch(prefix, Some(options)).await }
         };
         let stream = self.endpoints.call("watching the leases in etcd", watch).await?;
         Ok(EtcdWatch { endpoints: Arc::clone(&self.endpoints), prefix, stream, revision: revision - 1 })

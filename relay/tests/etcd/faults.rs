@@ -200,3 +200,17 @@ async fn a_write_that_is_done_late_keeps_its_lease() {
     };
     timeout(Duration::from_secs(10), done).await.unwrap();
 }
+
+/// More than gRPC's usual limit of 4 MiB, which 35,000 leases come to.
+#[tokio::test]
+async fn a_list_of_many_mebibytes_is_taken() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    let direct = server.registry(TlsFiles::default());
+    answer(&direct, Result::is_ok).await;
+    let mut client = etcd_client::Client::connect([&server.url], None).await.unwrap();
+    for third in 2..8 {
+        let key = format!("/test/subnets/10.5.{third}.0-24");
+        client.put(key, vec![b' '; 1 << 20], None).await.unwrap();
+    }
+    assert_eq!(direct.list().await.unwrap().entries.len(), 6);
+}
