@@ -100,6 +100,20 @@ async fn a_token_from_before_a_change_of_users_is_replaced() {
     registry.list().await.unwrap();
 }
 
+/// The way to etcd is so long that connecting, with the token, and the call do not fit into one call's patience.
+#[tokio::test]
+async fn connecting_does_not_count_against_the_call() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    server.ask_for_users().await;
+    answer(&server.registry_of("relay:right"), Result::is_ok).await;
+    let proxy = Proxy::start(&server.url).await;
+    proxy.set(Mode::Slow(Duration::from_millis(1400)));
+    let user = ("relay".to_owned(), "right".to_owned());
+    let begin = Instant::now();
+    registry(&proxy.url, Some(user), TlsFiles::default()).list().await.unwrap();
+    assert!(begin.elapsed() > Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
 /// Rights that are taken away while the daemon runs: the routes stay, and it comes back by itself.
 #[tokio::test]
 async fn a_user_who_loses_the_right_to_read_keeps_the_routes() {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use etcd_client::{Client, ConnectOptions};
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::timeout;
 
 use super::{
     super::RegistryError,
@@ -24,7 +24,9 @@ use super::{
 
 /// Patience with one member for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// On top of that for the first call of a client, which connects: TCP and TLS take three times the way there and back,
+/// and a token one more.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// etcd ends a connection that pings more often than every 5 s (`--grpc-keepalive-min-time`).
 const PING_INTERVAL: Duration = Duration::from_secs(7);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -99,8 +101,8 @@ impl Endpoints {
                     }
                     member.forget();
                 }
-                Err(_) => {
-                    failure = RegistryError::Timeout { doing, after: CALL_TIMEOUT };
+                Err(after) => {
+                    failure = RegistryError::Timeout { doing, after };
                     member.forget();
                 }
             }
@@ -110,20 +112,22 @@ impl Endpoints {
         Err(failure)
     }
 
+    /// The answer, or how long was waited for one.
     async fn attempt<T, F>(
         &self,
         member: &Member,
         operation: impl Fn(Client) -> F,
-    ) -> Result<Result<T, etcd_client::Error>, Elapsed>
+    ) -> Result<Result<T, etcd_client::Error>, Duration>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        timeout(CALL_TIMEOUT, async { operation(self.client(member).await?).await }).await
+        let patience = if member.present().is_some() { CALL_TIMEOUT } else { CONNECT_TIMEOUT + CALL_TIMEOUT };
+        let answer = async { operation(self.client(member).await?).await };
+        timeout(patience, answer).await.map_err(|_| patience)
     }
 
     async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
-        let present = member.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(client) = present {
+        if let Some(client) = member.present() {
             return Ok(client);
         }
         let mut options = ConnectOptions::new()
@@ -145,6 +149,10 @@ impl Endpoints {
 }
 
 impl Member {
+    fn present(&self) -> Option<Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
