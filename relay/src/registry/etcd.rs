@@ -100,15 +100,17 @@ impl Etcd {
         let options = grant.iter().fold(options, |options, id| options.with_lease(*id));
         let put = TxnOp::put(self.key(key), lease::value(public_ip), Some(options));
         let txn = Txn::new().when([condition]).and_then([put]);
-        // After an error the etcd lease stays until it expires: the write may yet be done, and revoking its lease would
-        // undo it.
-        let mut response = self.commit(doing, txn).await?;
-        if !response.succeeded() {
-            if let Some(id) = grant {
-                self.release(id).await;
-            }
-            return Err(RegistryError::Conflict(self.key(key)));
+        let outcome = match self.commit(doing, txn).await {
+            Ok(response) if !response.succeeded() => Err(RegistryError::Conflict(self.key(key))),
+            outcome => outcome,
+        };
+        // After any other error the write may yet be done, and revoking its etcd lease would undo it: that stays until
+        // it expires.
+        if let (Some(id), Err(RegistryError::Conflict(_) | RegistryError::Denied { .. })) = (grant, &outcome)
+        {
+            self.release(id).await;
         }
+        let mut response = outcome?;
         let mod_revision = response.take_header().map_or(0, |header| header.revision());
         let previous = response.op_responses().into_iter().find_map(|op| match op {
             TxnOpResponse::Put(mut put) => put.take_prev_key(),

@@ -43,6 +43,8 @@ async fn what_is_missing_to_a_user_is_told() {
     answer(&reader, Result::is_ok).await;
     let error = reader.create(KEY, ME).await.unwrap_err().to_string();
     assert!(error.contains("permission below --etcd-prefix"), "{error}");
+    let leases = server.root().await.leases().await.unwrap();
+    assert_eq!(leases.leases().len(), 0, "an attempt leaves no etcd lease behind");
 }
 
 /// The token that etcd gives for a password ends; a new one is asked for.
@@ -94,8 +96,7 @@ async fn a_token_from_before_a_change_of_users_is_replaced() {
     server.ask_for_users().await;
     let registry = server.registry_of("relay:right");
     answer(&registry, Result::is_ok).await;
-    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
-    let mut root = etcd_client::Client::connect([&server.url], Some(options)).await.unwrap();
+    let mut root = server.root().await;
     root.user_add("newcomer", "right", None).await.unwrap();
     registry.list().await.unwrap();
 }
@@ -119,14 +120,13 @@ async fn connecting_does_not_count_against_the_call() {
 async fn a_user_who_loses_the_right_to_read_keeps_the_routes() {
     let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
     server.ask_for_users().await;
-    let (writer, root) = (server.registry_of("relay:right"), server.url.clone());
+    let writer = server.registry_of("relay:right");
     answer(&writer, Result::is_ok).await;
     writer.renew("10.5.2.0-24", ME, 0, false).await.unwrap();
     let mut mirror = Mirror::start(server.registry_of("reader:right"));
     mirror.has_route(2).await;
 
-    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
-    let mut root = etcd_client::Client::connect([&root], Some(options)).await.unwrap();
+    let mut root = server.root().await;
     root.user_revoke_role("reader", "reader").await.unwrap();
     // The watch is looked at again only when it is set up anew.
     mirror.registry.forget_connections();

@@ -33,6 +33,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// gRPC's code for a server that cannot be reached or has no leader.
 const UNAVAILABLE: i32 = 14;
+/// gRPC's code for what a user has no right to.
+const PERMISSION_DENIED: i32 = 7;
 /// gRPC's code for a token that is missing or not known.
 const UNAUTHENTICATED: i32 = 16;
 
@@ -95,6 +97,9 @@ impl Endpoints {
                 Ok(Err(error)) => {
                     let cause = cause(&error);
                     let cause = format!("{}: {cause}{}", member.url, hint(&cause));
+                    if is_denied(&error) {
+                        return Err(RegistryError::Denied { doing, cause });
+                    }
                     failure = RegistryError::Unavailable { doing, cause };
                     if !is_unreachable(&error) {
                         return Err(failure);
@@ -156,6 +161,10 @@ impl Member {
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+fn is_denied(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() as i32 == PERMISSION_DENIED)
 }
 
 fn is_unreachable(error: &etcd_client::Error) -> bool {
