@@ -17,7 +17,7 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
         link::LinkAttribute,
-        route::{RouteAttribute, RouteMessage},
+        route::{RouteAttribute, RouteHeader, RouteMessage},
     },
 };
 use thiserror::Error;
@@ -284,6 +284,12 @@ fn usable(message: &AddressMessage) -> Option<(bool, u32, Ipv4Addr)> {
 async fn default_interface(netlink: &Handle) -> Result<Option<u32>, rtnetlink::Error> {
     let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let routes: Vec<RouteMessage> = netlink.route().get(query).execute().try_collect().await?;
+    Ok(default_of(&routes))
+}
+
+/// The interface of the best default route. Other tables than the main one have default routes for some traffic only,
+/// such as what a VPN client marks.
+fn default_of(routes: &[RouteMessage]) -> Option<u32> {
     let metric = |route: &RouteMessage| {
         route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Priority(metric) => Some(*metric),
@@ -298,9 +304,13 @@ async fn default_interface(netlink: &Handle) -> Result<Option<u32>, rtnetlink::E
     };
     let default = routes
         .iter()
-        .filter(|route| route.header.destination_prefix_length == 0 && oif(route).is_some())
+        .filter(|route| {
+            route.header.table == RouteHeader::RT_TABLE_MAIN
+                && route.header.destination_prefix_length == 0
+                && oif(route).is_some()
+        })
         .min_by_key(|route| metric(route).unwrap_or(0));
-    Ok(default.and_then(oif))
+    default.and_then(oif)
 }
 
 #[cfg(test)]
@@ -346,6 +356,24 @@ mod tests {
         assert_eq!(with(r"^172\.").unwrap().0, "eth1");
         assert_eq!(with("eth").unwrap().0, "eth0");
         assert!(with("(").unwrap_err().starts_with("--iface-regex (: "));
+    }
+
+    #[test]
+    fn the_default_route_is_the_best_one_of_the_main_table() {
+        let route = |table: u8, length, index, metric| {
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::UNSPECIFIED, length)
+                .output_interface(index)
+                .priority(metric)
+                .build();
+            route.header.table = table;
+            route
+        };
+        let (main, vpn) = (RouteHeader::RT_TABLE_MAIN, 51);
+        let half = route(main, 1, 8, 0);
+        let routes = [half, route(vpn, 0, 9, 0), route(main, 0, 3, 200), route(main, 0, 2, 100)];
+        assert_eq!(default_of(&routes), Some(2));
+        assert_eq!(default_of(&routes[..2]), None);
     }
 
     #[test]
