@@ -178,6 +178,11 @@ impl Selection {
         !self.interfaces.is_empty() || !self.patterns.is_empty() || self.can_reach.is_some()
     }
 
+    /// Whether `address` itself was named for the tunnel, not an interface that happens to have it.
+    fn names(&self, address: Ipv4Addr) -> bool {
+        self.interfaces.iter().any(|wanted| wanted.parse() == Ok(address))
+    }
+
     fn describe(&self) -> String {
         let named = self.interfaces.iter().map(|name| format!("--iface {name}"));
         let patterns = self.patterns.iter().map(|pattern| format!("--iface-regex {pattern}"));
