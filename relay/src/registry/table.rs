@@ -14,7 +14,7 @@ use crate::{
     network::Network,
 };
 
-/// Keys remembered as complained about.
+/// Keys remembered as complained about, and subnets as leased to this node's address.
 const MAX_COMPLAINTS: usize = 10_000;
 
 /// Every lease that was understood, and the routes that follow from them.
@@ -25,6 +25,8 @@ pub struct LeaseTable {
     leases: BTreeMap<String, Known>,
     routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     complained: HashSet<String>,
+    /// Subnets leased to this node's address that were told of; not forgotten, as a lease may come and go.
+    misdirected: HashSet<Ipv4Net>,
     revision: i64,
     /// How often the revision went back.
     epoch: u32,
@@ -44,6 +46,9 @@ pub struct Folded {
     pub changes: Vec<Change>,
     /// Entries that were skipped, and why. The route that an earlier value gave stays.
     pub skipped: Vec<Skipped>,
+    /// Other subnets found leased to this node's own address for the first time: they get no route, as what is sent
+    /// there would come back here.
+    pub misdirected: Vec<Ipv4Net>,
 }
 
 /// An entry that gives no route.
@@ -80,6 +85,7 @@ impl LeaseTable {
             leases: BTreeMap::new(),
             routes: BTreeMap::new(),
             complained: HashSet::new(),
+            misdirected: HashSet::new(),
             revision: 0,
             epoch: 0,
         }
@@ -153,10 +159,21 @@ impl LeaseTable {
         }
     }
 
+    fn is_own(&self, key: &str) -> bool {
+        key == lease::key(self.own.subnet)
+    }
+
     fn put(&mut self, entry: &Entry, folded: &mut Folded) {
         match self.understand(entry) {
             Ok(lease) => {
                 self.complained.remove(&entry.key);
+                if !self.is_own(&entry.key)
+                    && lease.public_ip == self.own.public_ip
+                    && self.misdirected.len() < MAX_COMPLAINTS
+                    && self.misdirected.insert(lease.subnet)
+                {
+                    folded.misdirected.push(lease.subnet);
+                }
                 let known = Known { lease, mod_revision: entry.mod_revision, expires: entry.expires };
                 self.leases.insert(entry.key.clone(), known);
                 self.resolve(lease.subnet, folded);
@@ -178,10 +195,6 @@ impl LeaseTable {
         let own = self.own.subnet;
         if subnet != own && (subnet.contains(&own) || own.contains(&subnet)) {
             return Err(format!("{subnet} overlaps this node's own subnet {own}"));
-        }
-        if public_ip == self.own.public_ip && subnet != own {
-            // Kept out of the routes below: what is sent there would come back here.
-            tracing::warn!(%subnet, %public_ip, "another subnet is leased to this node's address: no route to it");
         }
         Ok(Lease { subnet, public_ip })
     }
@@ -351,13 +364,26 @@ mod tests {
     fn the_own_subnet_and_leases_that_name_this_node_give_no_route() {
         let mut table = table();
         assert_eq!(table.apply_batch(&put("10.5.1.0-24", ME, 5)).changes, []);
-        assert_eq!(table.own(), OwnLease { revision: 5, epoch: 0, held: Some((ME, 5)), expires: true });
+        let own = OwnLease { revision: 5, held: Some((ME, 5)), expires: true, ..OwnLease::default() };
+        assert_eq!(table.own(), own);
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 6)).changes, []);
         assert_eq!(
             table.apply_batch(&put("10.5.9.0-24", node(9), 7)).changes,
             [(net("10.5.9.0/24"), Some(node(9)))]
         );
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 8)).changes, [(net("10.5.9.0/24"), None)]);
+    }
+
+    #[test]
+    fn a_lease_for_this_nodes_address_is_told_of_once_however_often_it_comes_back() {
+        let mut table = table();
+        let told = |folded: Folded| folded.misdirected;
+        assert_eq!(told(table.apply_batch(&put("10.5.1.0-24", ME, 5))), []);
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 6))), [net("10.5.9.0/24")]);
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 7))), []);
+        table.apply_batch(&delete("10.5.9.0-24", 8));
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 9))), []);
+        assert_eq!(told(table.apply_batch(&put("10.5.8.0-24", ME, 10))), [net("10.5.8.0/24")]);
     }
 
     #[test]
