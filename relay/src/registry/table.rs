@@ -27,6 +27,8 @@ pub struct LeaseTable {
     complained: HashSet<String>,
     /// Subnets leased to this node's address that were told of; not forgotten, as a lease may come and go.
     misdirected: HashSet<Ipv4Net>,
+    /// The last change of this node's own key, if its value cannot be understood.
+    unreadable: Option<i64>,
     revision: i64,
     /// How often the revision went back.
     epoch: u32,
@@ -73,6 +75,8 @@ pub struct OwnLease {
     pub held: Option<(Ipv4Addr, i64)>,
     /// Whether it expires unless renewed; a reservation does not.
     pub expires: bool,
+    /// The last change, if the key exists with a value that cannot be understood; `held` is what stood there before.
+    pub unreadable: Option<i64>,
 }
 
 impl LeaseTable {
@@ -86,6 +90,7 @@ impl LeaseTable {
             routes: BTreeMap::new(),
             complained: HashSet::new(),
             misdirected: HashSet::new(),
+            unreadable: None,
             revision: 0,
             epoch: 0,
         }
@@ -97,6 +102,7 @@ impl LeaseTable {
         let gone: Vec<String> =
             self.leases.keys().filter(|key| !listed.contains(key.as_str())).cloned().collect();
         let mut folded = Folded::default();
+        self.unreadable = None;
         for key in gone {
             self.remove(&key, &mut folded);
         }
@@ -156,6 +162,7 @@ impl LeaseTable {
             epoch: self.epoch,
             held: known.map(|known| (known.lease.public_ip, known.mod_revision)),
             expires: known.is_some_and(|known| known.expires),
+            unreadable: self.unreadable,
         }
     }
 
@@ -167,8 +174,9 @@ impl LeaseTable {
         match self.understand(entry) {
             Ok(lease) => {
                 self.complained.remove(&entry.key);
-                if !self.is_own(&entry.key)
-                    && lease.public_ip == self.own.public_ip
+                if self.is_own(&entry.key) {
+                    self.unreadable = None;
+                } else if lease.public_ip == self.own.public_ip
                     && self.misdirected.len() < MAX_COMPLAINTS
                     && self.misdirected.insert(lease.subnet)
                 {
@@ -179,6 +187,9 @@ impl LeaseTable {
                 self.resolve(lease.subnet, folded);
             }
             Err(reason) => {
+                if self.is_own(&entry.key) {
+                    self.unreadable = Some(entry.mod_revision);
+                }
                 let first =
                     self.complained.len() < MAX_COMPLAINTS && self.complained.insert(entry.key.clone());
                 folded.skipped.push(Skipped { key: entry.key.clone(), reason, first });
@@ -201,6 +212,9 @@ impl LeaseTable {
 
     fn remove(&mut self, key: &str, folded: &mut Folded) {
         self.complained.remove(key);
+        if self.is_own(key) {
+            self.unreadable = None;
+        }
         if let Some(known) = self.leases.remove(key) {
             self.resolve(known.lease.subnet, folded);
         }
@@ -384,6 +398,25 @@ mod tests {
         table.apply_batch(&delete("10.5.9.0-24", 8));
         assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 9))), []);
         assert_eq!(told(table.apply_batch(&put("10.5.8.0-24", ME, 10))), [net("10.5.8.0/24")]);
+    }
+
+    #[test]
+    fn an_own_key_that_cannot_be_read_is_neither_held_as_before_nor_gone() {
+        let mut table = table();
+        let broken = |revision| Entry { value: Vec::new(), ..entry("10.5.1.0-24", ME, revision) };
+        let put_broken = |revision| Batch { events: vec![Event::Put(broken(revision))], revision };
+        table.apply_batch(&put("10.5.1.0-24", ME, 5));
+        table.apply_batch(&put_broken(6));
+        assert_eq!(table.own().unreadable, Some(6));
+        table.apply_batch(&put("10.5.1.0-24", ME, 7));
+        assert_eq!((table.own().unreadable, table.own().held), (None, Some((ME, 7))));
+        table.apply_batch(&put_broken(8));
+        table.apply_batch(&delete("10.5.1.0-24", 9));
+        assert_eq!((table.own().unreadable, table.own().held), (None, None));
+        table.apply_snapshot(&Snapshot { entries: vec![broken(10)], revision: 10 });
+        assert_eq!(table.own().unreadable, Some(10));
+        table.apply_snapshot(&Snapshot { entries: Vec::new(), revision: 11 });
+        assert_eq!(table.own().unreadable, None);
     }
 
     #[test]
