@@ -37,6 +37,12 @@ pub struct Rules {
     pub forward: bool,
 }
 
+impl Rules {
+    const fn any(&self) -> bool {
+        self.masquerade || self.forward
+    }
+}
+
 /// What applies the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manager {
@@ -97,7 +103,7 @@ impl Filter {
     /// # Errors
     /// A tool is missing or fails. One that has nothing to apply may be missing.
     pub async fn install(&mut self) -> Result<(), FilterError> {
-        let wanted = self.rules.masquerade || self.rules.forward;
+        let wanted = self.rules.any();
         let result = match self.manager {
             Manager::Iptables => {
                 clean_up(remove_nftables().await);
@@ -121,6 +127,9 @@ impl Filter {
     /// # Errors
     /// A tool is missing or fails.
     pub async fn resync(&mut self) -> Result<bool, FilterError> {
+        if !self.rules.any() {
+            return Ok(false);
+        }
         let intact = match self.manager {
             Manager::Iptables => self.is_intact_by_iptables().await?,
             Manager::Nftables => self.shown == [list_table().await.unwrap_or_default()],
