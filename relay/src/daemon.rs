@@ -180,11 +180,7 @@ async fn start_and_watch<R: Registry>(
     tasks.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
     let filter = install_filter(config.filter, &network, subnet).await?;
     tasks.spawn(filter.keep(config.filter.resync));
-    for earlier in blackhole::unwanted(previous, subnet, config.blackhole_route) {
-        if let Err(error) = blackhole::remove(&netlink, earlier).await {
-            tracing::warn!(%error, subnet = %earlier, "blackhole route of an earlier start not removed");
-        }
-    }
+    blackhole::clean_up(&netlink, previous, subnet, config.blackhole_route).await;
     if config.blackhole_route {
         tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));
     }
