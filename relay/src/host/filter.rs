@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::{
     io::AsyncWriteExt,
     process::Command,
+    sync::watch,
     time::{interval, timeout},
 };
 
@@ -140,8 +141,9 @@ impl Filter {
         Ok(!intact)
     }
 
-    /// Looks after the rules until the future is dropped. What fails is said once.
-    pub async fn keep(mut self, every: Duration) {
+    /// Looks after the rules until the future is dropped. What fails is said once. `amiss` is told why the rules are not
+    /// in place, or none once they are.
+    pub async fn keep(mut self, every: Duration, amiss: watch::Sender<Option<String>>) {
         let mut ticks = interval(every);
         ticks.tick().await;
         let mut said = String::new();
@@ -153,9 +155,11 @@ impl Filter {
                         tracing::warn!("packet filter rules put back that something else removed");
                     }
                     said.clear();
+                    amiss.send_replace(None);
                 }
                 Err(error) => {
                     let error = error.to_string();
+                    amiss.send_replace(Some(error.clone()));
                     if error != said {
                         tracing::error!(error, "packet filter rules not looked after, trying on");
                         said = error;
