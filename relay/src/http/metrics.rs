@@ -204,7 +204,11 @@ impl Sources {
         let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(node) = node {
             let drops = "relay_kernel_drops_total";
-            page.head(drops, "counter", "Packets that the kernel dropped before the daemon could take them in.");
+            page.head(
+                drops,
+                "counter",
+                "Packets that the kernel dropped before the daemon could take them in.",
+            );
             for (at, count) in [
                 ("tun", kernel::dropped_by_device(&node.device)),
                 ("udp", kernel::dropped_by_sockets(node.bound.port())),
