@@ -55,11 +55,10 @@ pub struct Options {
     #[arg(
         long,
         env = "FLANNELD_ETCD_ENDPOINTS",
-        value_delimiter = ',',
         default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
         value_name = "URL,..."
     )]
-    etcd_endpoints: Vec<String>,
+    etcd_endpoints: String,
     /// Prefix of the keys in etcd
     #[arg(long, env = "FLANNELD_ETCD_PREFIX", default_value = "/coreos.com/network", value_name = "PREFIX")]
     etcd_prefix: String,
@@ -213,23 +212,29 @@ impl Options {
     /// clap's, for usage; a flag of flanneld's that is not supported says so.
     pub fn parse_from_go(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = without_empty_variables(Self::help());
-        let arguments = go_flags::normalize(&command, arguments);
+        let mut arguments = go_flags::normalize(&command, arguments);
         if let Some(message) = go_flags::unsupported(&arguments, |name| env::var(name).ok()) {
             return Err(command.error(ErrorKind::UnknownArgument, message));
         }
+        go_flags::leave_out_unsupported(&mut arguments);
         let options = Self::from_arg_matches(&command.clone().try_get_matches_from(arguments)?)?;
-        if let Some(endpoint) = options.etcd_endpoints.iter().find(|endpoint| !is_url(endpoint)) {
+        if let Some(endpoint) = options.endpoints().find(|endpoint| !is_url(endpoint)) {
             let message = format!("--etcd-endpoints: {endpoint} is no http:// or https:// URL");
             return Err(command.error(ErrorKind::InvalidValue, message));
         }
         Ok(options)
     }
 
+    /// One flag with commas in its value, as in Go, and not one that may be given several times.
+    fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.etcd_endpoints.split(',')
+    }
+
     fn warn_of_unused_tls(&self) {
         let files = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
         let (given, plain) =
-            (files.iter().any(|file| !file.is_empty()), |url: &String| url.starts_with("http://"));
-        if given && self.etcd_endpoints.iter().all(plain) {
+            (files.iter().any(|file| !file.is_empty()), |url: &str| url.starts_with("http://"));
+        if given && self.endpoints().all(plain) {
             tracing::warn!("TLS files are ignored: all etcd endpoints are http://");
         } else if self.etcd_certfile.is_empty() != self.etcd_keyfile.is_empty() {
             tracing::warn!("no client certificate is used: it takes --etcd-certfile and --etcd-keyfile both");
@@ -239,10 +244,11 @@ impl Options {
     /// What the daemon is to do.
     #[must_use]
     pub fn into_config(self) -> daemon::Config {
+        let endpoints = self.endpoints().map(str::to_owned).collect();
         let user = (!self.etcd_username.is_empty()).then_some((self.etcd_username, self.etcd_password));
         let registry = match self.registry {
             RegistryChoice::Etcd => RegistryOptions::Etcd(EtcdOptions {
-                endpoints: self.etcd_endpoints,
+                endpoints,
                 prefix: self.etcd_prefix,
                 user,
                 ttl: Duration::from_secs(self.subnet_lease_ttl),

@@ -178,13 +178,12 @@ async fn start_and_watch<R: Registry>(
     let subnet = held.lease.subnet;
     let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
     tasks.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
-    let filter = install_filter(config.filter, &network, subnet).await?;
-    tasks.spawn(filter.keep(config.filter.resync));
-    for earlier in blackhole::unwanted(previous, subnet, config.blackhole_route) {
-        if let Err(error) = blackhole::remove(&netlink, earlier).await {
-            tracing::warn!(%error, subnet = %earlier, "blackhole route of an earlier start not removed");
-        }
-    }
+    let (filter, amiss) = install_filter(config.filter, &network, subnet).await?;
+    let (filter_told, filter_amiss) = watch::channel(amiss);
+    tasks.spawn(filter.keep(config.filter.resync, filter_told));
+    // Rules that accept what is forwarded are not needed everywhere, so nothing waits for them.
+    let masquerade = config.filter.masquerade.then_some(filter_amiss);
+    blackhole::clean_up(&netlink, previous, subnet, config.blackhole_route).await;
     if config.blackhole_route {
         tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));
     }
@@ -239,7 +238,7 @@ async fn start_and_watch<R: Registry>(
     *started = Some(live.start(udp)?);
     let (current, mut changes) = watch::channel(underlay);
     tasks.spawn(follow_underlay(config.underlay, current));
-    let mut ready = pin!(announce_ready(own_seen, &health).fuse());
+    let mut ready = pin!(announce_ready(own_seen, masquerade, &health).fuse());
     loop {
         tokio::select! {
             () = &mut ready => {}
@@ -265,10 +264,23 @@ async fn follow_underlay(selection: Selection, current: watch::Sender<Underlay>)
     }
 }
 
-/// Ready means that the routes to other nodes are in place.
-async fn announce_ready<T>(mut listed: watch::Receiver<Option<T>>, health: &Health) {
+/// Ready means that the routes to other nodes are in place, and the rules that masquerade if there are to be such.
+async fn announce_ready<T>(
+    mut listed: watch::Receiver<Option<T>>,
+    masquerade: Option<watch::Receiver<Option<String>>>,
+    health: &Health,
+) {
     if listed.wait_for(Option::is_some).await.is_err() {
         return;
+    }
+    if let Some(mut amiss) = masquerade {
+        loop {
+            let Some(reason) = amiss.borrow_and_update().clone() else { break };
+            health.waiting(format!("setting the rules of --ip-masq: {reason}"));
+            if amiss.changed().await.is_err() {
+                return;
+            }
+        }
     }
     health.started();
     tracing::info!("ready");
@@ -365,27 +377,66 @@ async fn set_up_device(
     Ok(config)
 }
 
-/// Masquerading was asked for, so that it cannot be had ends the start: containers would find no way out. Forwarding
-/// is accepted by default, on machines too that accept it anyway, so there a failure is only told.
+/// Sets the rules; what stands in the way of that comes back too. Masquerading was asked for, so that it cannot be had
+/// ends the start: containers would find no way out. Forwarding is accepted by default, on machines too that accept it
+/// anyway, so there a failure is only told.
 async fn install_filter(
     config: FilterConfig,
     network: &Network,
     subnet: Ipv4Net,
-) -> Result<Filter, FilterError> {
+) -> Result<(Filter, Option<String>), FilterError> {
     let FilterConfig { masquerade, fully_random, forward, .. } = config;
     let manager = if network.nftables { Manager::Nftables } else { Manager::Iptables };
     let rules = Rules { network: network.prefix, subnet, masquerade, fully_random, forward };
     let mut filter = Filter::new(manager, rules);
     match filter.install().await {
-        Ok(()) => tracing::info!(?manager, masquerade, forward, "packet filter rules set"),
-        Err(error) if masquerade && error.is_missing() => return Err(error),
-        Err(error) => tracing::warn!(%error, "packet filter rules not set, trying on"),
+        Ok(()) => {
+            tracing::info!(?manager, masquerade, forward, "packet filter rules set");
+            Ok((filter, None))
+        }
+        Err(error) if masquerade && error.is_missing() => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "packet filter rules not set, trying on");
+            Ok((filter, Some(error.to_string())))
+        }
     }
-    Ok(filter)
 }
 
 async fn guard_device(name: String, wanted: watch::Receiver<DeviceConfig>) {
     if let Err(error) = guard::keep(name, wanted).await {
         tracing::warn!(%error, "address and route of the device are not watched");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_waits_for_the_leases_and_for_masquerading_where_it_is_wanted() {
+        let health = Arc::new(Health::starting("listing"));
+        let (list, listed) = watch::channel(None);
+        let (rules, amiss) = watch::channel(Some("the lock is held".to_owned()));
+        let told = Arc::clone(&health);
+        tokio::spawn(async move { announce_ready(listed, Some(amiss), &told).await });
+        let says = async |words: &str| {
+            sleep(Duration::from_secs(1)).await;
+            assert!(health.not_ready().is_some_and(|reason| reason.contains(words)), "{health:?}");
+        };
+        says("listing").await;
+        list.send_replace(Some(()));
+        says("--ip-masq: the lock is held").await;
+        rules.send_replace(Some("no such table".into()));
+        says("no such table").await;
+        rules.send_replace(None);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(health.not_ready(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_does_not_wait_for_rules_that_only_accept() {
+        let health = Health::starting("listing");
+        announce_ready(watch::channel(Some(())).1, None, &health).await;
+        assert_eq!(health.not_ready(), None);
     }
 }

@@ -45,6 +45,16 @@ struct State {
     written: Option<(Instant, Option<Duration>)>,
 }
 
+impl State {
+    fn expired(&self) -> Option<String> {
+        let (at, ttl) = self.written?;
+        (at.elapsed() >= ttl?).then(|| {
+            let age = at.elapsed().as_secs();
+            format!("the lease has expired: it was written {age} s ago and could not be renewed since")
+        })
+    }
+}
+
 impl Health {
     /// Not ready, for the reason that start-up is at `stage`.
     #[must_use]
@@ -93,7 +103,7 @@ impl Health {
     /// Why the daemon is not ready, if it is not.
     pub fn not_ready(&self) -> Option<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.starting.clone().or_else(|| state.lease.clone())
+        state.starting.clone().or_else(|| state.lease.clone()).or_else(|| state.expired())
     }
 }
 
@@ -202,6 +212,20 @@ mod tests {
         health.lease_lost("the lease is gone".into());
         assert_eq!(health.not_ready().as_deref(), Some("the lease is gone"));
         health.lease_held();
+        assert_eq!(health.not_ready(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_daemon_is_not_ready_when_the_time_of_its_lease_is_over() {
+        let health = Health::starting("starting");
+        health.started();
+        health.lease_written(Some(Duration::from_secs(60)));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert_eq!(health.not_ready(), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(health.not_ready().is_some_and(|reason| reason.contains("written 60 s ago")));
+        health.lease_written(None);
+        tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(health.not_ready(), None);
     }
 

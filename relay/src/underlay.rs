@@ -17,7 +17,7 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
         link::LinkAttribute,
-        route::{RouteAttribute, RouteMessage},
+        route::{RouteAttribute, RouteHeader, RouteMessage},
     },
 };
 use thiserror::Error;
@@ -115,37 +115,18 @@ struct Interface {
 /// Nothing matches; the message lists what there is.
 pub async fn choose(netlink: &Handle, selection: &Selection) -> Result<Underlay, UnderlayError> {
     let interfaces = list(netlink).await?;
-    let reachable_from = match selection.can_reach {
-        Some(address) => {
-            Some(source_towards(address).map_err(|source| UnderlayError::Unreachable { address, source })?)
-        }
-        None => None,
-    };
     let default = default_interface(netlink).await?;
-    pick(&interfaces, selection, reachable_from, default)
+    pick(&interfaces, selection, default, source_towards)
 }
 
 fn pick(
     interfaces: &[Interface],
     selection: &Selection,
-    reachable_from: Option<Ipv4Addr>,
     default: Option<u32>,
+    source_towards: impl FnOnce(Ipv4Addr) -> io::Result<Ipv4Addr>,
 ) -> Result<Underlay, UnderlayError> {
-    let patterns = selection
-        .patterns
-        .iter()
-        .map(|pattern| {
-            Regex::new(pattern).map_err(|source| UnderlayError::Pattern { pattern: pattern.clone(), source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let explicit = !selection.interfaces.is_empty() || !patterns.is_empty() || reachable_from.is_some();
-
-    let found = if explicit {
-        let by_name =
-            || selection.interfaces.iter().find_map(|wanted| by_name_or_address(interfaces, wanted));
-        let by_pattern = || patterns.iter().find_map(|pattern| by_pattern(interfaces, pattern));
-        let by_reach = || by_address(interfaces, reachable_from?);
-        by_name().or_else(by_pattern).or_else(by_reach)
+    let found = if selection.is_explicit() {
+        asked_for(interfaces, selection, source_towards)?
     } else if let Some(address) = selection.public_ip {
         by_address(interfaces, address)
     } else {
@@ -170,7 +151,38 @@ fn pick(
     Ok(Underlay { interface: interface.name.clone(), address, mtu: interface.mtu, public_ip })
 }
 
+/// Each way is looked at only when those before it found nothing: what is wrong with it does not matter else.
+fn asked_for<'a>(
+    interfaces: &'a [Interface],
+    selection: &Selection,
+    source_towards: impl FnOnce(Ipv4Addr) -> io::Result<Ipv4Addr>,
+) -> Result<Option<Found<'a>>, UnderlayError> {
+    let named = selection.interfaces.iter().find_map(|wanted| by_name_or_address(interfaces, wanted));
+    if named.is_some() {
+        return Ok(named);
+    }
+    for pattern in &selection.patterns {
+        let regex = Regex::new(pattern)
+            .map_err(|source| UnderlayError::Pattern { pattern: pattern.clone(), source })?;
+        if let Some(found) = by_pattern(interfaces, &regex) {
+            return Ok(Some(found));
+        }
+    }
+    let Some(address) = selection.can_reach else { return Ok(None) };
+    let source = source_towards(address).map_err(|source| UnderlayError::Unreachable { address, source })?;
+    Ok(by_address(interfaces, source))
+}
+
 impl Selection {
+    const fn is_explicit(&self) -> bool {
+        !self.interfaces.is_empty() || !self.patterns.is_empty() || self.can_reach.is_some()
+    }
+
+    /// Whether `address` itself was named for the tunnel, not an interface that happens to have it.
+    fn names(&self, address: Ipv4Addr) -> bool {
+        self.interfaces.iter().any(|wanted| wanted.parse() == Ok(address))
+    }
+
     fn describe(&self) -> String {
         let named = self.interfaces.iter().map(|name| format!("--iface {name}"));
         let patterns = self.patterns.iter().map(|pattern| format!("--iface-regex {pattern}"));
@@ -284,6 +296,12 @@ fn usable(message: &AddressMessage) -> Option<(bool, u32, Ipv4Addr)> {
 async fn default_interface(netlink: &Handle) -> Result<Option<u32>, rtnetlink::Error> {
     let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let routes: Vec<RouteMessage> = netlink.route().get(query).execute().try_collect().await?;
+    Ok(default_of(&routes))
+}
+
+/// The interface of the best default route. Other tables than the main one have default routes for some traffic only,
+/// such as what a VPN client marks.
+fn default_of(routes: &[RouteMessage]) -> Option<u32> {
     let metric = |route: &RouteMessage| {
         route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Priority(metric) => Some(*metric),
@@ -298,9 +316,13 @@ async fn default_interface(netlink: &Handle) -> Result<Option<u32>, rtnetlink::E
     };
     let default = routes
         .iter()
-        .filter(|route| route.header.destination_prefix_length == 0 && oif(route).is_some())
+        .filter(|route| {
+            route.header.table == RouteHeader::RT_TABLE_MAIN
+                && route.header.destination_prefix_length == 0
+                && oif(route).is_some()
+        })
         .min_by_key(|route| metric(route).unwrap_or(0));
-    Ok(default.and_then(oif))
+    default.and_then(oif)
 }
 
 #[cfg(test)]
@@ -323,7 +345,7 @@ mod tests {
     }
 
     fn chosen(selection: &Selection) -> Result<(String, Ipv4Addr, Ipv4Addr), String> {
-        pick(&interfaces(), selection, None, Some(3))
+        pick(&interfaces(), selection, Some(3), |_| Err(io::ErrorKind::NetworkUnreachable.into()))
             .map(|underlay| (underlay.interface, underlay.address, underlay.public_ip))
             .map_err(|error| error.to_string())
     }
@@ -349,11 +371,47 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_the_first_match_is_not_even_looked_at() {
+        let hopeless = Selection {
+            patterns: vec!["^eth1$".into(), "(".into()],
+            can_reach: Some([203, 0, 113, 9].into()),
+            ..named(&["eth9", "eth0"])
+        };
+        assert_eq!(chosen(&hopeless).unwrap().0, "eth0");
+        let by_pattern = Selection { interfaces: vec!["eth9".into()], ..hopeless.clone() };
+        assert_eq!(chosen(&by_pattern).unwrap().0, "eth1");
+        let bad_pattern = Selection { patterns: vec!["(".into()], ..by_pattern.clone() };
+        assert!(chosen(&bad_pattern).unwrap_err().starts_with("--iface-regex (: "));
+        let by_reach = Selection { patterns: Vec::new(), ..by_pattern };
+        assert!(chosen(&by_reach).unwrap_err().starts_with("--iface-can-reach 203.0.113.9: "));
+        let reached = pick(&interfaces(), &by_reach, Some(2), |_| Ok([172, 16, 0, 1].into()));
+        assert_eq!(reached.unwrap().interface, "eth1");
+    }
+
+    #[test]
+    fn the_default_route_is_the_best_one_of_the_main_table() {
+        let route = |table: u8, length, index, metric| {
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::UNSPECIFIED, length)
+                .output_interface(index)
+                .priority(metric)
+                .build();
+            route.header.table = table;
+            route
+        };
+        let (main, vpn) = (RouteHeader::RT_TABLE_MAIN, 51);
+        let half = route(main, 1, 8, 0);
+        let routes = [half, route(vpn, 0, 9, 0), route(main, 0, 3, 200), route(main, 0, 2, 100)];
+        assert_eq!(default_of(&routes), Some(2));
+        assert_eq!(default_of(&routes[..2]), None);
+    }
+
+    #[test]
     fn without_a_choice_the_public_address_or_the_default_route_decides() {
         assert_eq!(chosen(&Selection::default()).unwrap().0, "eth1");
         let public = Selection { public_ip: Some([192, 168, 0, 7].into()), ..Selection::default() };
         assert_eq!(chosen(&public).unwrap().0, "eth0");
-        assert!(pick(&interfaces(), &Selection::default(), None, None).is_err());
+        assert!(pick(&interfaces(), &Selection::default(), None, Ok).is_err());
     }
 
     #[test]

@@ -55,7 +55,6 @@ const BOOLEANS: &[&str] = &[
 ];
 
 /// Rewrites Go's notation: `-x` as `--x`, and the value after a flag joined to it, so that it may start with a dash.
-/// Flags of flanneld's that ask for nothing are left out.
 pub(super) fn normalize(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let known: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
     let mut arguments = arguments.into_iter();
@@ -70,25 +69,17 @@ pub(super) fn normalize(command: &Command, arguments: impl IntoIterator<Item = O
             continue;
         };
         let mut rewritten = format!("--{flag}");
-        let (name, given) =
-            flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value.to_owned())));
+        let (name, has_value) = flag.split_once('=').map_or((flag, false), |(name, _)| (name, true));
         let takes_value = (known.contains(&name) || is_unsupported(name)) && !BOOLEANS.contains(&name);
-        let mut given = given;
-        if given.is_none()
+        if !has_value
             && takes_value
             && let Some(value) = arguments.next()
         {
-            match value.to_str() {
-                Some(value) => given = Some(value.to_owned()),
-                None => {
-                    result.extend([rewritten.into(), value]);
-                    continue;
-                }
-            }
-            rewritten = format!("--{name}={}", given.as_deref().unwrap_or_default());
-        }
-        if asks_for_nothing(name, given.as_deref()) {
-            continue;
+            let Some(value) = value.to_str() else {
+                result.extend([rewritten.into(), value]);
+                continue;
+            };
+            rewritten = format!("--{name}={value}");
         }
         result.push(rewritten.into());
     }
@@ -99,27 +90,33 @@ fn is_unsupported(name: &str) -> bool {
     UNSUPPORTED.iter().any(|(flag, ..)| *flag == name)
 }
 
-fn asks_for_nothing(name: &str, value: Option<&str>) -> bool {
-    UNSUPPORTED
-        .iter()
-        .any(|(flag, idle, _)| *flag == name && value.is_some_and(|value| idle.contains(&value)))
+/// The flag's name, and its value if it has one.
+fn flag_of(argument: &OsString) -> Option<(&str, Option<&str>)> {
+    let flag = argument.to_str()?.strip_prefix("--")?;
+    Some(flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value))))
 }
 
-/// The complaint about the first flag, or variable of the environment, that asks for what is not supported.
+/// The complaint about the first flag, or variable of the environment, that asks for what is not supported. Of a flag
+/// given twice the last one counts, and a variable where the flag is not given.
 pub(super) fn unsupported(
     arguments: &[OsString],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    let flags = arguments.iter().filter_map(|argument| argument.to_str()?.strip_prefix("--"));
-    let given: Vec<&str> = flags.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name)).collect();
     UNSUPPORTED.iter().find_map(|(flag, idle, why)| {
-        let name = format!("FLANNELD_{}", flag.replace('-', "_").to_uppercase());
-        let from_environment =
-            || variable(&name).is_some_and(|value| !value.is_empty() && !idle.contains(&value.as_str()));
-        if given.contains(flag) {
-            Some(format!("--{flag} is not supported: {why}"))
-        } else {
-            from_environment().then(|| format!("{name} is not supported: {why}"))
-        }
+        let given = arguments.iter().rev().filter_map(flag_of).find(|(name, _)| name == flag);
+        let (name, asks) = match given {
+            Some((_, value)) => (format!("--{flag}"), value.is_none_or(|value| !idle.contains(&value))),
+            None => {
+                let name = format!("FLANNELD_{}", flag.replace('-', "_").to_uppercase());
+                let value = variable(&name).unwrap_or_default();
+                (name, !value.is_empty() && !idle.contains(&value.as_str()))
+            }
+        };
+        asks.then(|| format!("{name} is not supported: {why}"))
     })
+}
+
+/// Takes out flags of flanneld's that relay has not: those left by [`unsupported`] ask for nothing.
+pub(super) fn leave_out_unsupported(arguments: &mut Vec<OsString>) {
+    arguments.retain(|argument| !flag_of(argument).is_some_and(|(name, _)| is_unsupported(name)));
 }

@@ -31,10 +31,9 @@ fn booleans_take_a_value_by_an_equals_sign_only() {
 
 #[test]
 fn defaults_are_flanneld_s() {
-    let options = parse(&[]).unwrap();
-    assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-    let config = options.into_config();
+    let config = parse(&[]).unwrap().into_config();
     let RegistryOptions::Etcd(etcd) = config.registry else { panic!("{:?}", config.registry) };
+    assert_eq!(etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(etcd.prefix, "/coreos.com/network");
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
@@ -52,6 +51,20 @@ fn of_a_flag_given_twice_the_last_one_counts() {
     let config = config.unwrap().into_config();
     assert!(!config.filter.masquerade);
     assert_eq!(config.underlay.public_ip, Some(Ipv4Addr::new(192, 0, 2, 2)));
+}
+
+#[test]
+fn of_endpoints_given_twice_the_last_ones_count() {
+    let given = ["--etcd-endpoints=http://a:1,http://b:1", "--etcd-endpoints=http://c:1,http://d:1"];
+    let registry = parse(&given).unwrap().into_config().registry;
+    assert!(
+        matches!(registry, RegistryOptions::Etcd(etcd) if etcd.endpoints == ["http://c:1", "http://d:1"])
+    );
+    for wrong in
+        ["--etcd-endpoints=", "--etcd-endpoints=http://a:1,", "--etcd-endpoints=http://a:1,unix:///b"]
+    {
+        assert!(parse(&[wrong]).is_err(), "{wrong}");
+    }
 }
 
 #[test]
@@ -105,6 +118,21 @@ fn what_flanneld_has_and_relay_has_not_is_declined_by_name() {
 #[test]
 fn a_flag_that_asks_for_nothing_is_taken() {
     parse(&["--kube-subnet-mgr=0", "-net-config-path", "/etc/kube-flannel/net-conf.json"]).unwrap();
+}
+
+#[test]
+fn the_last_word_about_what_is_not_supported_counts_and_the_command_line_before_the_environment() {
+    let environment = |name: &str| (name == "FLANNELD_KUBE_SUBNET_MGR").then(|| "true".to_owned());
+    let said = |arguments: &[&str]| {
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        go_flags::unsupported(&arguments, environment)
+    };
+    assert_eq!(said(&["relay", "--kube-subnet-mgr=false"]), None);
+    assert_eq!(said(&["relay", "--kube-subnet-mgr", "--kube-subnet-mgr=false"]), None);
+    let refused = said(&["relay", "--kube-subnet-mgr=false", "--kube-subnet-mgr"]).unwrap();
+    assert!(refused.starts_with("--kube-subnet-mgr is not"), "{refused}");
+    assert!(said(&["relay", "--ip-masq"]).unwrap().starts_with("FLANNELD_KUBE_SUBNET_MGR is not"));
+    parse(&["--kube-subnet-mgr", "--kube-subnet-mgr=false"]).unwrap();
 }
 
 #[test]

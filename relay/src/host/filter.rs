@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::{
     io::AsyncWriteExt,
     process::Command,
+    sync::watch,
     time::{interval, timeout},
 };
 
@@ -35,6 +36,12 @@ pub struct Rules {
     pub fully_random: bool,
     /// Whether forwarded packets of the network are accepted.
     pub forward: bool,
+}
+
+impl Rules {
+    const fn any(&self) -> bool {
+        self.masquerade || self.forward
+    }
 }
 
 /// What applies the rules.
@@ -97,7 +104,7 @@ impl Filter {
     /// # Errors
     /// A tool is missing or fails. One that has nothing to apply may be missing.
     pub async fn install(&mut self) -> Result<(), FilterError> {
-        let wanted = self.rules.masquerade || self.rules.forward;
+        let wanted = self.rules.any();
         let result = match self.manager {
             Manager::Iptables => {
                 clean_up(remove_nftables().await);
@@ -121,6 +128,9 @@ impl Filter {
     /// # Errors
     /// A tool is missing or fails.
     pub async fn resync(&mut self) -> Result<bool, FilterError> {
+        if !self.rules.any() {
+            return Ok(false);
+        }
         let intact = match self.manager {
             Manager::Iptables => self.is_intact_by_iptables().await?,
             Manager::Nftables => self.shown == [list_table().await.unwrap_or_default()],
@@ -131,8 +141,9 @@ impl Filter {
         Ok(!intact)
     }
 
-    /// Looks after the rules until the future is dropped. What fails is said once.
-    pub async fn keep(mut self, every: Duration) {
+    /// Looks after the rules until the future is dropped. What fails is said once. `amiss` is told why the rules are not
+    /// in place, or none once they are.
+    pub async fn keep(mut self, every: Duration, amiss: watch::Sender<Option<String>>) {
         let mut ticks = interval(every);
         ticks.tick().await;
         let mut said = String::new();
@@ -144,9 +155,11 @@ impl Filter {
                         tracing::warn!("packet filter rules put back that something else removed");
                     }
                     said.clear();
+                    amiss.send_replace(None);
                 }
                 Err(error) => {
                     let error = error.to_string();
+                    amiss.send_replace(Some(error.clone()));
                     if error != said {
                         tracing::error!(error, "packet filter rules not looked after, trying on");
                         said = error;

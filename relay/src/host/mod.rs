@@ -4,6 +4,8 @@ pub mod blackhole;
 pub mod device;
 pub mod filter;
 pub mod guard;
+#[cfg(test)]
+mod namespace;
 pub mod notify;
 pub mod privileges;
 pub mod subnet_env;

@@ -19,6 +19,9 @@ pub use tls::TlsFiles;
 use super::{Batch, Entry, Event, Registry, RegistryError, Snapshot, Watch, WatchError, Written};
 use crate::lease;
 
+/// Octets that an answer of etcd may have: a million leases of 120 each. gRPC's usual 4 MiB are 35,000 of them.
+const MAX_ANSWER: usize = 128 << 20;
+
 /// Where etcd is and how to speak to it.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
@@ -97,16 +100,17 @@ impl Etcd {
         let options = grant.iter().fold(options, |options, id| options.with_lease(*id));
         let put = TxnOp::put(self.key(key), lease::value(public_ip), Some(options));
         let txn = Txn::new().when([condition]).and_then([put]);
-        let result = self.commit(doing, txn).await;
-        let mut response = match result {
-            Ok(response) if response.succeeded() => response,
-            refused => {
-                if let Some(id) = grant {
-                    self.release(id).await;
-                }
-                return Err(refused.err().unwrap_or_else(|| RegistryError::Conflict(self.key(key))));
-            }
+        let outcome = match self.commit(doing, txn).await {
+            Ok(response) if !response.succeeded() => Err(RegistryError::Conflict(self.key(key))),
+            outcome => outcome,
         };
+        // After any other error the write may yet be done, and revoking its etcd lease would undo it: that stays until
+        // it expires.
+        if let (Some(id), Err(RegistryError::Conflict(_) | RegistryError::Denied { .. })) = (grant, &outcome)
+        {
+            self.release(id).await;
+        }
+        let mut response = outcome?;
         let mod_revision = response.take_header().map_or(0, |header| header.revision());
         let previous = response.op_responses().into_iter().find_map(|op| match op {
             TxnOpResponse::Put(mut put) => put.take_prev_key(),
@@ -129,9 +133,10 @@ impl Etcd {
         key: &str,
         options: Option<GetOptions>,
     ) -> Result<GetResponse, RegistryError> {
-        let get = |mut client: Client| {
+        let get = |client: Client| {
             let options = options.clone();
-            async move { client.get(key, options).await }
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+            async move { kv.get(key, options).await }
         };
         self.endpoints.call(doing, get).await
     }
@@ -157,9 +162,10 @@ impl Registry for Etcd {
     async fn watch(&self, revision: i64) -> Result<EtcdWatch, WatchError> {
         let prefix = self.subnets();
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_progress_notify();
-        let watch = |mut client: Client| {
+        let watch = |client: Client| {
             let (prefix, options) = (prefix.as_str(), options.clone());
-            async move { client.watch(prefix, Some(options)).await }
+            let mut watch = client.watch_client().max_decoding_message_size(MAX_ANSWER);
+            async move { watch.watch(prefix, Some(options)).await }
         };
         let stream = self.endpoints.call("watching the leases in etcd", watch).await?;
         Ok(EtcdWatch { endpoints: Arc::clone(&self.endpoints), prefix, stream, revision: revision - 1 })
@@ -227,6 +233,9 @@ impl Watch for EtcdWatch {
             return Err(WatchError::HistoryLost(format!("etcd was compacted up to revision {compacted}")));
         }
         if response.canceled() {
+            // A token that has expired ends a watch by this and no status, so the library does not ask for a new one:
+            // only a new client does. The tokens for the other members are of the same age.
+            self.endpoints.forget();
             return Err(lost(format!("etcd cancelled the watch: {}", response.cancel_reason())).into());
         }
         if response.created() {

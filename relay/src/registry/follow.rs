@@ -173,6 +173,9 @@ impl<R: Registry> Follower<R> {
         for skipped in folded.skipped.iter().filter(|skipped| skipped.first) {
             tracing::warn!(key = skipped.key, reason = skipped.reason, "registry entry skipped");
         }
+        for subnet in &folded.misdirected {
+            tracing::warn!(%subnet, "another subnet is leased to this node's address: no route to it");
+        }
         self.own.send_replace(Some(self.table.own()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
+use ipnet::Ipv4Net;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -24,16 +25,45 @@ enum State {
     },
     /// The key is gone.
     Gone,
-    /// Another node's address stands there.
-    Stolen(Ipv4Addr),
+    /// It cannot be taken for this node's.
+    Lost(Loss),
     /// The registry's mirror lags behind the last write.
     Unknown,
+}
+
+/// Why this node's key is not its own any more though it is there. It is not written over: whoever wrote it may be
+/// forwarding for the subnet, or have meant something by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// Another node's address stands there.
+    Stolen(Ipv4Addr),
+    /// What stands there cannot be understood.
+    Unreadable,
+}
+
+impl Loss {
+    fn report(self, subnet: Ipv4Net, health: &Health) {
+        match self {
+            Self::Stolen(holder) => {
+                tracing::error!(
+                    %subnet, %holder,
+                    "another node's address stands in this node's lease: stop one of the two, or delete the key"
+                );
+                health.lease_lost(format!("the lease of {subnet} names {holder}"));
+            }
+            Self::Unreadable => {
+                tracing::error!(%subnet, "this node's lease cannot be read: put it right, or delete the key");
+                health.lease_lost(format!("the lease of {subnet} cannot be read"));
+            }
+        }
+    }
 }
 
 fn judge(own: Option<OwnLease>, held: &Held, wanted: Ipv4Addr) -> State {
     match own {
         None => State::Unknown,
         Some(own) if own.revision < held.written.mod_revision => State::Unknown,
+        Some(OwnLease { unreadable: Some(_), .. }) => State::Lost(Loss::Unreadable),
         Some(OwnLease { held: None, .. }) => State::Gone,
         // With a new address the answer to its write may have been lost.
         Some(OwnLease { held: Some((holder, revision)), expires, .. })
@@ -41,7 +71,7 @@ fn judge(own: Option<OwnLease>, held: &Held, wanted: Ipv4Addr) -> State {
         {
             State::Ours { holder, revision, expires }
         }
-        Some(OwnLease { held: Some((holder, _)), .. }) => State::Stolen(holder),
+        Some(OwnLease { held: Some((holder, _)), .. }) => State::Lost(Loss::Stolen(holder)),
     }
 }
 
@@ -65,6 +95,7 @@ pub async fn hold<R: Registry>(
     let mut renew_at = renewal(&held.written, margin, Instant::now());
     health.lease_written(held.written.ttl);
     let mut epoch = 0;
+    let mut reported = None;
     loop {
         let mirrored = *own.borrow_and_update();
         let wanted = *public_ip.borrow_and_update();
@@ -74,6 +105,9 @@ pub async fn hold<R: Registry>(
             held.written.mod_revision = 0;
         }
         let state = judge(mirrored, &held, wanted);
+        if matches!(state, State::Ours { .. } | State::Gone) {
+            reported = None;
+        }
         if let State::Ours { holder, expires, .. } = state {
             held.lease.public_ip = holder;
             if expires != held.written.ttl.is_some() {
@@ -96,12 +130,12 @@ pub async fn hold<R: Registry>(
                 health.lease_lost(format!("the lease of {} was deleted", held.lease.subnet));
                 registry.create(&key, wanted).await
             }
-            State::Stolen(holder) => {
-                tracing::error!(
-                    subnet = %held.lease.subnet, %holder,
-                    "another node's address stands in this node's lease: stop one of the two, or delete the key"
-                );
-                health.lease_lost(format!("the lease of {} names {holder}", held.lease.subnet));
+            State::Lost(loss) => {
+                // Every change in the registry comes by here.
+                if reported != Some(loss) {
+                    loss.report(held.lease.subnet, &health);
+                    reported = Some(loss);
+                }
                 let changed = tokio::select! {
                     changed = own.changed() => changed,
                     changed = public_ip.changed() => changed,
@@ -142,9 +176,10 @@ pub async fn hold<R: Registry>(
                 health.lease_held();
             }
             Err(error @ RegistryError::Conflict(_)) => {
-                // The mirror will tell what stands there; a lost watch must not make this a tight loop.
+                // The mirror will tell what stands there. Neither a lost watch nor other nodes' leases that change all
+                // the time must make this a tight loop.
                 tracing::warn!(%error, "lease changed while it was written");
-                let _ = tokio::time::timeout(backoff.pause(), own.changed()).await;
+                sleep(backoff.pause()).await;
             }
             Err(error) => {
                 let pause = backoff.pause();
@@ -207,7 +242,7 @@ mod tests {
                 &held(5),
                 ME
             ),
-            State::Stolen(OTHER)
+            State::Lost(Loss::Stolen(OTHER))
         );
         assert_eq!(
             judge(Some(OwnLease { revision: 9, held: None, ..OwnLease::default() }), &held(5), ME),
@@ -255,12 +290,15 @@ mod tests {
         /// Shows the registry's present state, as the follower would.
         fn reflect(&self) {
             let entry = self.registry.entry(KEY);
-            let holder = |entry: &crate::registry::Entry| lease::parse_value(&entry.value).unwrap();
-            let held = entry.map(|entry| (holder(&entry), entry.mod_revision));
+            let read = entry.as_ref().map(|entry| (lease::parse_value(&entry.value), entry.mod_revision));
+            let held = read.as_ref().and_then(|(holder, revision)| Some((*holder.as_ref().ok()?, *revision)));
+            let unreadable =
+                read.as_ref().and_then(|(holder, revision)| holder.is_err().then_some(*revision));
             self.mirror.send_replace(Some(OwnLease {
                 revision: self.registry.revision(),
                 held,
                 expires: true,
+                unreadable,
                 ..OwnLease::default()
             }));
         }
@@ -298,7 +336,7 @@ mod tests {
         let holding = Holding::start().await;
         holding.registry.remove(KEY);
         // As after a restart on an empty disk: the revision is lower than that of the lease, and the key is not there.
-        let empty = OwnLease { revision: 0, epoch: 1, held: None, expires: false };
+        let empty = OwnLease { epoch: 1, ..OwnLease::default() };
         holding.mirror.send_replace(Some(empty));
         sleep(Duration::from_secs(1)).await;
         assert!(holding.registry.entry(KEY).is_some());
@@ -349,6 +387,75 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn another_holder_is_told_of_once_however_much_happens() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let holding = Holding::start().await;
+        let third = Ipv4Addr::new(192, 168, 0, 3);
+        for (holder, told) in [(OTHER, 1), (OTHER, 1), (third, 2), (third, 2)] {
+            for _ in 0..5 {
+                holding.registry.put_lease(KEY, holder);
+                holding.reflect();
+                sleep(Duration::from_secs(1)).await;
+            }
+            assert_eq!(log.text().matches("stop one of the two").count(), told, "{}", log.text());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_cannot_be_read_is_reported_and_left_until_it_can() {
+        let holding = Holding::start().await;
+        holding.registry.put_value(KEY, b"by hand");
+        holding.reflect();
+        sleep(LEASE_TTL * 2).await;
+        assert_eq!(holding.revision(), Some(2), "not written over");
+        let reason = holding.health.not_ready().unwrap();
+        assert!(reason.contains("cannot be read"), "{reason}");
+        holding.registry.put_lease(KEY, ME);
+        holding.reflect();
+        sleep(Duration::from_secs(60)).await;
+        // As its time was over it is renewed at once.
+        assert_eq!((holding.revision(), holding.health.not_ready()), (Some(4), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_is_not_tried_again_with_every_change_in_the_registry() {
+        let holding = Holding::start().await;
+        // The mirror does not show it, so the renewal fails.
+        holding.registry.put_lease(KEY, ME);
+        sleep(LEASE_TTL - MARGIN - Duration::from_secs(1)).await;
+        let before = holding.registry.renewals();
+        for _ in 0..600 {
+            holding.mirror.send_modify(|_| ());
+            sleep(Duration::from_millis(100)).await;
+        }
+        let attempts = holding.registry.renewals() - before;
+        assert!((1..=8).contains(&attempts), "{attempts} attempts in a minute");
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl std::io::Write for Log {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_change_that_the_mirror_has_not_shown_yet_is_not_overwritten() {
         let holding = Holding::start().await;
         sleep(LEASE_TTL - MARGIN - Duration::from_secs(1)).await;
@@ -356,7 +463,7 @@ mod tests {
         sleep(Duration::from_secs(600)).await;
         assert_eq!(holding.revision(), Some(2));
         holding.reflect();
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(60)).await;
         assert!(holding.health.not_ready().is_some());
     }
 

@@ -28,6 +28,7 @@ struct Inner {
     compacted: i64,
     down: bool,
     lists: usize,
+    renewals: usize,
 }
 
 impl Memory {
@@ -86,10 +87,18 @@ impl Memory {
         self.put(key, holder, false)
     }
 
+    /// Writes what may be no lease.
+    pub(crate) fn put_value(&self, key: &str, value: &[u8]) -> i64 {
+        self.put_entry(key, value.to_vec(), true)
+    }
+
     fn put(&self, key: &str, holder: Ipv4Addr, expires: bool) -> i64 {
+        self.put_entry(key, lease::value(holder), expires)
+    }
+
+    fn put_entry(&self, key: &str, value: Vec<u8>, expires: bool) -> i64 {
         let mut inner = self.inner();
         inner.revision += 1;
-        let value = lease::value(holder);
         let entry = Entry { key: key.into(), value, mod_revision: inner.revision, expires };
         inner.entries.insert(key.into(), entry.clone());
         self.record(&mut inner, Event::Put(entry));
@@ -125,6 +134,11 @@ impl Memory {
 
     pub(crate) fn lists(&self) -> usize {
         self.inner().lists
+    }
+
+    /// Leases that were to be renewed, whether or not they were.
+    pub(crate) fn renewals(&self) -> usize {
+        self.inner().renewals
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -196,6 +210,7 @@ impl Registry for Memory {
     ) -> Result<Written, RegistryError> {
         self.travel().await;
         let result = self.up().and_then(|mut inner| {
+            inner.renewals += 1;
             if inner.entries.get(key).is_none_or(|entry| entry.mod_revision != mod_revision) {
                 return Err(RegistryError::Conflict(key.into()));
             }

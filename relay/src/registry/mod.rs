@@ -84,6 +84,14 @@ pub enum RegistryError {
         /// What came back.
         cause: String,
     },
+    /// It answered that this user may not do that; nothing was done.
+    #[error("{doing}: {cause}")]
+    Denied {
+        /// What was being done.
+        doing: &'static str,
+        /// What came back.
+        cause: String,
+    },
     /// It did not answer in time.
     #[error("{doing}: no answer within {}", humantime(.after))]
     Timeout {

@@ -14,7 +14,7 @@ use crate::{
     network::Network,
 };
 
-/// Keys remembered as complained about.
+/// Keys remembered as complained about, and subnets as leased to this node's address.
 const MAX_COMPLAINTS: usize = 10_000;
 
 /// Every lease that was understood, and the routes that follow from them.
@@ -25,6 +25,10 @@ pub struct LeaseTable {
     leases: BTreeMap<String, Known>,
     routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     complained: HashSet<String>,
+    /// Subnets leased to this node's address that were told of; not forgotten, as a lease may come and go.
+    misdirected: HashSet<Ipv4Net>,
+    /// The last change of this node's own key, if its value cannot be understood.
+    unreadable: Option<i64>,
     revision: i64,
     /// How often the revision went back.
     epoch: u32,
@@ -44,6 +48,9 @@ pub struct Folded {
     pub changes: Vec<Change>,
     /// Entries that were skipped, and why. The route that an earlier value gave stays.
     pub skipped: Vec<Skipped>,
+    /// Other subnets found leased to this node's own address for the first time: they get no route, as what is sent
+    /// there would come back here.
+    pub misdirected: Vec<Ipv4Net>,
 }
 
 /// An entry that gives no route.
@@ -68,6 +75,8 @@ pub struct OwnLease {
     pub held: Option<(Ipv4Addr, i64)>,
     /// Whether it expires unless renewed; a reservation does not.
     pub expires: bool,
+    /// The last change, if the key exists with a value that cannot be understood; `held` is what stood there before.
+    pub unreadable: Option<i64>,
 }
 
 impl LeaseTable {
@@ -80,6 +89,8 @@ impl LeaseTable {
             leases: BTreeMap::new(),
             routes: BTreeMap::new(),
             complained: HashSet::new(),
+            misdirected: HashSet::new(),
+            unreadable: None,
             revision: 0,
             epoch: 0,
         }
@@ -91,6 +102,7 @@ impl LeaseTable {
         let gone: Vec<String> =
             self.leases.keys().filter(|key| !listed.contains(key.as_str())).cloned().collect();
         let mut folded = Folded::default();
+        self.unreadable = None;
         for key in gone {
             self.remove(&key, &mut folded);
         }
@@ -150,18 +162,34 @@ impl LeaseTable {
             epoch: self.epoch,
             held: known.map(|known| (known.lease.public_ip, known.mod_revision)),
             expires: known.is_some_and(|known| known.expires),
+            unreadable: self.unreadable,
         }
+    }
+
+    fn is_own(&self, key: &str) -> bool {
+        key == lease::key(self.own.subnet)
     }
 
     fn put(&mut self, entry: &Entry, folded: &mut Folded) {
         match self.understand(entry) {
             Ok(lease) => {
                 self.complained.remove(&entry.key);
+                if self.is_own(&entry.key) {
+                    self.unreadable = None;
+                } else if lease.public_ip == self.own.public_ip
+                    && self.misdirected.len() < MAX_COMPLAINTS
+                    && self.misdirected.insert(lease.subnet)
+                {
+                    folded.misdirected.push(lease.subnet);
+                }
                 let known = Known { lease, mod_revision: entry.mod_revision, expires: entry.expires };
                 self.leases.insert(entry.key.clone(), known);
                 self.resolve(lease.subnet, folded);
             }
             Err(reason) => {
+                if self.is_own(&entry.key) {
+                    self.unreadable = Some(entry.mod_revision);
+                }
                 let first =
                     self.complained.len() < MAX_COMPLAINTS && self.complained.insert(entry.key.clone());
                 folded.skipped.push(Skipped { key: entry.key.clone(), reason, first });
@@ -179,15 +207,14 @@ impl LeaseTable {
         if subnet != own && (subnet.contains(&own) || own.contains(&subnet)) {
             return Err(format!("{subnet} overlaps this node's own subnet {own}"));
         }
-        if public_ip == self.own.public_ip && subnet != own {
-            // Kept out of the routes below: what is sent there would come back here.
-            tracing::warn!(%subnet, %public_ip, "another subnet is leased to this node's address: no route to it");
-        }
         Ok(Lease { subnet, public_ip })
     }
 
     fn remove(&mut self, key: &str, folded: &mut Folded) {
         self.complained.remove(key);
+        if self.is_own(key) {
+            self.unreadable = None;
+        }
         if let Some(known) = self.leases.remove(key) {
             self.resolve(known.lease.subnet, folded);
         }
@@ -351,13 +378,45 @@ mod tests {
     fn the_own_subnet_and_leases_that_name_this_node_give_no_route() {
         let mut table = table();
         assert_eq!(table.apply_batch(&put("10.5.1.0-24", ME, 5)).changes, []);
-        assert_eq!(table.own(), OwnLease { revision: 5, epoch: 0, held: Some((ME, 5)), expires: true });
+        let own = OwnLease { revision: 5, held: Some((ME, 5)), expires: true, ..OwnLease::default() };
+        assert_eq!(table.own(), own);
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 6)).changes, []);
         assert_eq!(
             table.apply_batch(&put("10.5.9.0-24", node(9), 7)).changes,
             [(net("10.5.9.0/24"), Some(node(9)))]
         );
         assert_eq!(table.apply_batch(&put("10.5.9.0-24", ME, 8)).changes, [(net("10.5.9.0/24"), None)]);
+    }
+
+    #[test]
+    fn a_lease_for_this_nodes_address_is_told_of_once_however_often_it_comes_back() {
+        let mut table = table();
+        let told = |folded: Folded| folded.misdirected;
+        assert_eq!(told(table.apply_batch(&put("10.5.1.0-24", ME, 5))), []);
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 6))), [net("10.5.9.0/24")]);
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 7))), []);
+        table.apply_batch(&delete("10.5.9.0-24", 8));
+        assert_eq!(told(table.apply_batch(&put("10.5.9.0-24", ME, 9))), []);
+        assert_eq!(told(table.apply_batch(&put("10.5.8.0-24", ME, 10))), [net("10.5.8.0/24")]);
+    }
+
+    #[test]
+    fn an_own_key_that_cannot_be_read_is_neither_held_as_before_nor_gone() {
+        let mut table = table();
+        let broken = |revision| Entry { value: Vec::new(), ..entry("10.5.1.0-24", ME, revision) };
+        let put_broken = |revision| Batch { events: vec![Event::Put(broken(revision))], revision };
+        table.apply_batch(&put("10.5.1.0-24", ME, 5));
+        table.apply_batch(&put_broken(6));
+        assert_eq!(table.own().unreadable, Some(6));
+        table.apply_batch(&put("10.5.1.0-24", ME, 7));
+        assert_eq!((table.own().unreadable, table.own().held), (None, Some((ME, 7))));
+        table.apply_batch(&put_broken(8));
+        table.apply_batch(&delete("10.5.1.0-24", 9));
+        assert_eq!((table.own().unreadable, table.own().held), (None, None));
+        table.apply_snapshot(&Snapshot { entries: vec![broken(10)], revision: 10 });
+        assert_eq!(table.own().unreadable, Some(10));
+        table.apply_snapshot(&Snapshot { entries: Vec::new(), revision: 11 });
+        assert_eq!(table.own().unreadable, None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Following the underlay while the daemon runs: its interface may get another MTU or another address.
 //!
-//! The interface chosen at start stays. While it is down or has no address, what was last known stays too.
+//! The interface chosen at start stays. While it is down or has no address, what was last known stays too. So does the
+//! address chosen at start while the interface has it: another one stands in for it, unless `--iface` names the address.
 
-use std::{io, time::Duration};
+use std::{io, net::Ipv4Addr, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::{
@@ -31,6 +32,7 @@ pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> i
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
     // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
     let (connection, netlink, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    let home = current.borrow().address;
     let watch = async {
         // What was changed before the socket was there is seen by the first look.
         let mut looks = interval(LOOK_EVERY);
@@ -46,12 +48,14 @@ pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> i
             while let Some(Some(_)) = messages.next().now_or_never() {}
             match list(&netlink).await {
                 Ok(interfaces) => {
-                    current.send_if_modified(|underlay| match refreshed(&interfaces, underlay, &selection) {
-                        Some(new) if new != *underlay => {
-                            *underlay = new;
-                            true
+                    current.send_if_modified(|underlay| {
+                        match refreshed(&interfaces, underlay, home, &selection) {
+                            Some(new) if new != *underlay => {
+                                *underlay = new;
+                                true
+                            }
+                            _ => false,
                         }
-                        _ => false,
                     });
                 }
                 Err(error) => {
@@ -76,11 +80,22 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     )
 }
 
-/// The underlay as it is now; none while its interface is gone or has no address.
-fn refreshed(interfaces: &[Interface], current: &Underlay, selection: &Selection) -> Option<Underlay> {
+/// The underlay as it is now, `home` being the address chosen at start; none while its interface is gone or has no
+/// address that it may use.
+fn refreshed(
+    interfaces: &[Interface],
+    current: &Underlay,
+    home: Ipv4Addr,
+    selection: &Selection,
+) -> Option<Underlay> {
     let interface = interfaces.iter().find(|interface| interface.name == current.interface)?;
-    let first = *interface.addresses.iter().find(|address| lease::is_node_address(**address))?;
-    let address = if interface.addresses.contains(&current.address) { current.address } else { first };
+    let has = |address: &Ipv4Addr| interface.addresses.contains(address);
+    // An address that is lost for a moment leaves a secondary or a virtual one behind: that is no place to stay.
+    let address = match [home, current.address].into_iter().find(has) {
+        Some(address) => address,
+        None if selection.names(home) => return None,
+        None => *interface.addresses.iter().find(|address| lease::is_node_address(**address))?,
+    };
     Some(Underlay {
         interface: interface.name.clone(),
         address,
@@ -91,8 +106,6 @@ fn refreshed(interfaces: &[Interface], current: &Underlay, selection: &Selection
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn address(last: u8) -> Ipv4Addr {
@@ -100,13 +113,19 @@ mod tests {
     }
 
     fn after(mtu: u32, addresses: &[u8], public_ip: Option<Ipv4Addr>) -> Option<Underlay> {
-        let current =
-            Underlay { interface: "eth0".into(), address: address(1), mtu: 1500, public_ip: address(1) };
-        let addresses = addresses.iter().map(|last| address(*last)).collect();
+        let selection = Selection { public_ip, ..Selection::default() };
+        from(1, mtu, addresses, &selection)
+    }
+
+    /// After a start at address 1 the tunnel is at `present`.
+    fn from(present: u8, mtu: u32, addresses: &[u8], selection: &Selection) -> Option<Underlay> {
+        let (address, public_ip) = (address(present), address(present));
+        let current = Underlay { interface: "eth0".into(), address, mtu: 1500, public_ip };
+        let addresses = addresses.iter().map(|last| self::address(*last)).collect();
         let other =
             Interface { index: 1, name: "lo".into(), mtu: 65536, addresses: vec![Ipv4Addr::LOCALHOST] };
         let interfaces = [other, Interface { index: 2, name: "eth0".into(), mtu, addresses }];
-        refreshed(&interfaces, &current, &Selection { public_ip, ..Selection::default() })
+        refreshed(&interfaces, &current, self::address(1), selection)
     }
 
     #[test]
@@ -124,12 +143,29 @@ mod tests {
     }
 
     #[test]
+    fn the_address_of_the_start_is_taken_again_when_it_is_back() {
+        let any = Selection::default();
+        assert_eq!(from(5, 1500, &[5, 6], &any).unwrap().address, address(5));
+        let back = from(5, 1500, &[5, 6, 1], &any).unwrap();
+        assert_eq!((back.address, back.public_ip), (address(1), address(1)));
+    }
+
+    #[test]
+    fn an_address_named_for_the_tunnel_is_not_left_for_another() {
+        let named =
+            |what: &str| Selection { interfaces: vec!["eth9".into(), what.into()], ..Selection::default() };
+        assert_eq!(from(1, 1500, &[5, 6], &named("192.0.2.1")), None);
+        assert_eq!(from(1, 1500, &[5, 6, 1], &named("192.0.2.1")).unwrap().address, address(1));
+        assert_eq!(from(1, 1500, &[5, 6], &named("eth0")).unwrap().address, address(5));
+    }
+
+    #[test]
     fn a_loopback_address_does_not_take_the_place_of_one_that_has_gone() {
         let current =
             Underlay { interface: "lo".into(), address: address(1), mtu: 65_536, public_ip: address(1) };
         let addresses = vec![Ipv4Addr::LOCALHOST];
         let interfaces = [Interface { index: 1, name: "lo".into(), mtu: 65_536, addresses }];
-        assert_eq!(refreshed(&interfaces, &current, &Selection::default()), None);
+        assert_eq!(refreshed(&interfaces, &current, address(1), &Selection::default()), None);
     }
 
     #[test]

@@ -13,11 +13,14 @@ use relay::{
     registry::{
         Registry,
         acquire::Held,
-        etcd::{Etcd, TlsFiles},
+        etcd::{Etcd, EtcdOptions, TlsFiles},
         hold::hold,
     },
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     mirror::Mirror,
@@ -175,4 +178,39 @@ async fn a_lease_that_cannot_be_renewed_costs_no_route_and_is_taken_again() {
     let listed = direct.list().await.unwrap();
     assert!(listed.entries.iter().any(|entry| entry.key == OWN_KEY && entry.expires));
     assert!(mirror.route(2).is_some() && mirror.route(3).is_some());
+}
+
+/// The answer to a write is lost and the write is done after all: the key must not be undone by what is tidied up.
+#[tokio::test]
+async fn a_write_that_is_done_late_keeps_its_lease() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    let direct = server.registry(TlsFiles::default());
+    answer(&direct, Result::is_ok).await;
+    let calls = Calls::start(&server.url).await;
+    let ttl = Duration::from_secs(60);
+    let endpoints = vec![calls.url.clone()];
+    let (user, tls, prefix) = (None, TlsFiles::default(), "/test".into());
+    let registry = Etcd::new(EtcdOptions { endpoints, prefix, user, tls, ttl });
+    calls.give_up_writes(true);
+    registry.create(OWN_KEY, OWN).await.unwrap_err();
+    let done = async {
+        while direct.list().await.unwrap().entries.is_empty() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), done).await.unwrap();
+}
+
+/// More than gRPC's usual limit of 4 MiB, which 35,000 leases come to.
+#[tokio::test]
+async fn a_list_of_many_mebibytes_is_taken() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    let direct = server.registry(TlsFiles::default());
+    answer(&direct, Result::is_ok).await;
+    let mut client = etcd_client::Client::connect([&server.url], None).await.unwrap();
+    for third in 2..8 {
+        let key = format!("/test/subnets/10.5.{third}.0-24");
+        client.put(key, vec![b' '; 1 << 20], None).await.unwrap();
+    }
+    assert_eq!(direct.list().await.unwrap().entries.len(), 6);
 }

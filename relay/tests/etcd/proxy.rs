@@ -1,5 +1,5 @@
 //! What stands between a relay and its etcd: a proxy of TCP that can be slow, deaf or broken, and one of gRPC that
-//! refuses the calls about leases.
+//! refuses the calls about leases, or gives up on writes that it has passed on.
 
 use std::{
     convert::Infallible,
@@ -11,8 +11,13 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
-use hyper::{Request, Response, body::Incoming, client::conn::http2, service::service_fn};
+use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -118,11 +123,21 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, modes: &mut watch
     }
 }
 
+/// What the proxy of gRPC does wrong.
+#[derive(Default)]
+struct Faults {
+    refusing: AtomicBool,
+    refused: AtomicU64,
+    giving_up: AtomicBool,
+}
+
+/// How long a write takes to arrive that the proxy gave up on.
+const LATE: Duration = Duration::from_secs(1);
+
 /// A proxy of gRPC.
 pub(crate) struct Calls {
     pub(crate) url: String,
-    refusing: Arc<AtomicBool>,
-    refused: Arc<AtomicU64>,
+    faults: Arc<Faults>,
     _tasks: JoinSet<()>,
 }
 
@@ -132,54 +147,57 @@ impl Calls {
         let target: SocketAddr = url.strip_prefix("http://").unwrap().parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (refusing, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let faults = Arc::<Faults>::default();
         let mut tasks = JoinSet::new();
-        let (switch, count) = (Arc::clone(&refusing), Arc::clone(&refused));
+        let switches = Arc::clone(&faults);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                connections.spawn(pass_calls(client, target, Arc::clone(&switch), Arc::clone(&count)));
+                connections.spawn(pass_calls(client, target, Arc::clone(&switches)));
             }
         });
-        Self { url, refusing, refused, _tasks: tasks }
+        Self { url, faults, _tasks: tasks }
     }
 
     /// Whether calls about leases are answered with an error.
     pub(crate) fn refuse_leases(&self, refuse: bool) {
-        self.refusing.store(refuse, Relaxed);
+        self.faults.refusing.store(refuse, Relaxed);
     }
 
     /// Calls answered so.
     pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+        self.faults.refused.load(Relaxed)
+    }
+
+    /// Whether writes are answered with an error at once, and arrive a while later.
+    pub(crate) fn give_up_writes(&self, give_up: bool) {
+        self.faults.giving_up.store(give_up, Relaxed);
     }
 }
 
-async fn pass_calls(
-    client: TcpStream,
-    target: SocketAddr,
-    refusing: Arc<AtomicBool>,
-    refused: Arc<AtomicU64>,
-) {
+type Body = BoxBody<Bytes, hyper::Error>;
+
+async fn pass_calls(client: TcpStream, target: SocketAddr, faults: Arc<Faults>) {
     let Ok(server) = TcpStream::connect(target).await else { return };
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(server));
+    let handshake = http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(server));
     let Ok((sender, connection)) = handshake.await else { return };
     let service = service_fn(move |call: Request<Incoming>| {
-        let (mut sender, refused) = (sender.clone(), Arc::clone(&refused));
-        let refuse = refusing.load(Relaxed) && call.uri().path().starts_with("/etcdserverpb.Lease/");
+        let (mut sender, faults) = (sender.clone(), Arc::clone(&faults));
         async move {
-            if refuse {
-                refused.fetch_add(1, Relaxed);
-                let body = Empty::new().map_err(|never: Infallible| match never {}).boxed();
-                return Ok(Response::builder()
-                    .header("content-type", "application/grpc")
-                    .header("grpc-status", "14")
-                    .header("grpc-message", "refused by the test")
-                    .body(body)
-                    .unwrap());
+            let path = call.uri().path();
+            if faults.refusing.load(Relaxed) && path.starts_with("/etcdserverpb.Lease/") {
+                faults.refused.fetch_add(1, Relaxed);
+                return Ok(unavailable());
             }
-            sender.send_request(call).await.map(|answer| answer.map(BodyExt::boxed))
+            if faults.giving_up.load(Relaxed) && path == "/etcdserverpb.KV/Txn" {
+                let (head, body) = call.into_parts();
+                let body = Full::new(body.collect().await?.to_bytes());
+                let call = Request::from_parts(head, body.map_err(never).boxed());
+                tokio::spawn(pass_late(call, target));
+                return Ok(unavailable());
+            }
+            sender.send_request(call.map(BodyExt::boxed)).await.map(|answer| answer.map(BodyExt::boxed))
         }
     });
     let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -188,4 +206,27 @@ async fn pass_calls(
         _ = serving => {}
         _ = connection => {}
     }
+}
+
+/// On a connection of its own, as the caller's ends with the error.
+async fn pass_late(call: Request<Body>, target: SocketAddr) {
+    sleep(LATE).await;
+    let server = TcpStream::connect(target).await.unwrap();
+    let handshake = http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(server));
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    sender.send_request(call).await.unwrap();
+}
+
+fn unavailable() -> Response<Body> {
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "14")
+        .header("grpc-message", "refused by the test")
+        .body(Empty::new().map_err(never).boxed())
+        .unwrap()
+}
+
+fn never(never: Infallible) -> hyper::Error {
+    match never {}
 }

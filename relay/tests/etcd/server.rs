@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, Permission};
+use etcd_client::{Client, ConnectOptions, Permission};
 use relay::registry::{
     Registry,
     etcd::{Etcd, EtcdOptions, TlsFiles},
@@ -71,6 +71,12 @@ impl Server {
     pub(crate) fn registry_of(&self, user: &str) -> Etcd {
         let (name, password) = user.split_once(':').unwrap();
         registry(&self.url, Some((name.into(), password.into())), TlsFiles::default())
+    }
+
+    /// Who may do everything, once [`Server::ask_for_users`] was called.
+    pub(crate) async fn root(&self) -> Client {
+        let options = ConnectOptions::new().with_user("root", "root");
+        Client::connect([&self.url], Some(options)).await.unwrap()
     }
 
     /// Makes etcd ask for names and passwords: `root:root`, `relay:right` who may read and write below `/test`,

@@ -9,7 +9,8 @@ use relay::registry::{Registry, etcd::TlsFiles};
 
 use crate::{
     mirror::Mirror,
-    server::{Server, answer},
+    proxy::{Mode, Proxy},
+    server::{Server, answer, registry},
 };
 
 const ME: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -42,6 +43,8 @@ async fn what_is_missing_to_a_user_is_told() {
     answer(&reader, Result::is_ok).await;
     let error = reader.create(KEY, ME).await.unwrap_err().to_string();
     assert!(error.contains("permission below --etcd-prefix"), "{error}");
+    let leases = server.root().await.leases().await.unwrap();
+    assert_eq!(leases.leases().len(), 0, "an attempt leaves no etcd lease behind");
 }
 
 /// The token that etcd gives for a password ends; a new one is asked for.
@@ -58,19 +61,72 @@ async fn a_token_that_ends_is_replaced_without_a_word() {
     }
 }
 
+/// The watch is refused for the old token by a cancellation, not by an error that names the token.
+#[tokio::test]
+async fn a_watch_that_is_lost_after_its_token_has_ended_comes_back() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &["--auth-token-ttl=1"]);
+    server.ask_for_users().await;
+    let writer = server.registry_of("relay:right");
+    answer(&writer, Result::is_ok).await;
+    writer.renew("10.5.2.0-24", ME, 0, false).await.unwrap();
+    let proxy = Proxy::start(&server.url).await;
+    let user = ("reader".to_owned(), "right".to_owned());
+    let mut mirror = Mirror::start(registry(&proxy.url, Some(user), TlsFiles::default()));
+    mirror.has_route(2).await;
+    mirror.is_connected().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+
+    let begin = Instant::now();
+    proxy.set(Mode::Broken);
+    mirror.is_lost().await;
+    proxy.set(Mode::Open);
+    writer.renew("10.5.3.0-24", ME, 0, false).await.unwrap();
+    mirror.has_route(3).await;
+    assert!(mirror.route(2).is_some());
+    mirror.assert_not_spinning(begin.elapsed());
+}
+
+/// A token that names the revision of the users and roles, as a JWT does, is stale after any change of them.
+#[tokio::test]
+async fn a_token_from_before_a_change_of_users_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("secret"), "of the test").unwrap();
+    let token = "--auth-token=jwt,sign-method=HS256,priv-key=secret";
+    let server = Server::start("http", directory, &[token]);
+    server.ask_for_users().await;
+    let registry = server.registry_of("relay:right");
+    answer(&registry, Result::is_ok).await;
+    let mut root = server.root().await;
+    root.user_add("newcomer", "right", None).await.unwrap();
+    registry.list().await.unwrap();
+}
+
+/// The way to etcd is so long that connecting, with the token, and the call do not fit into one call's patience.
+#[tokio::test]
+async fn connecting_does_not_count_against_the_call() {
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    server.ask_for_users().await;
+    answer(&server.registry_of("relay:right"), Result::is_ok).await;
+    let proxy = Proxy::start(&server.url).await;
+    proxy.set(Mode::Slow(Duration::from_millis(1400)));
+    let user = ("relay".to_owned(), "right".to_owned());
+    let begin = Instant::now();
+    registry(&proxy.url, Some(user), TlsFiles::default()).list().await.unwrap();
+    assert!(begin.elapsed() > Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
 /// Rights that are taken away while the daemon runs: the routes stay, and it comes back by itself.
 #[tokio::test]
 async fn a_user_who_loses_the_right_to_read_keeps_the_routes() {
     let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
     server.ask_for_users().await;
-    let (writer, root) = (server.registry_of("relay:right"), server.url.clone());
+    let writer = server.registry_of("relay:right");
     answer(&writer, Result::is_ok).await;
     writer.renew("10.5.2.0-24", ME, 0, false).await.unwrap();
     let mut mirror = Mirror::start(server.registry_of("reader:right"));
     mirror.has_route(2).await;
 
-    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
-    let mut root = etcd_client::Client::connect([&root], Some(options)).await.unwrap();
+    let mut root = server.root().await;
     root.user_revoke_role("reader", "reader").await.unwrap();
     // The watch is looked at again only when it is set up anew.
     mirror.registry.forget_connections();

@@ -1,23 +1,9 @@
 use std::process::Command as Tool;
 
-use super::*;
+use super::{super::namespace, *};
 
-/// Runs `test` in a network namespace of its own: the test's binary runs that one test again below unshare(1).
 fn in_namespace(name: &str, test: impl Future<Output = ()>) {
-    const INSIDE: &str = "RELAY_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(test);
-    }
-    let output = Tool::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", &format!("host::filter::tests::{name}")])
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    namespace::run(&format!("host::filter::tests::{name}"), test);
 }
 
 fn tool(command: &str) -> String {
@@ -106,5 +92,16 @@ fn rules_of_the_other_manager_and_those_no_longer_wanted_are_removed() {
         assert!(!tool("nft list tables").contains("flannel"));
         Filter::new(Manager::Nftables, Rules { forward: false, ..forward }).install().await.unwrap();
         assert!(!tool("nft list ruleset").contains(&"flannel".to_uppercase()));
+    });
+}
+
+#[test]
+fn where_no_rules_are_wanted_none_are_missed() {
+    in_namespace("where_no_rules_are_wanted_none_are_missed", async {
+        for manager in [Manager::Iptables, Manager::Nftables] {
+            let mut filter = Filter::new(manager, Rules { masquerade: false, forward: false, ..rules() });
+            filter.install().await.unwrap();
+            assert!(!filter.resync().await.unwrap(), "{manager:?}");
+        }
     });
 }

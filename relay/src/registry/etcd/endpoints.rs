@@ -24,13 +24,19 @@ use super::{
 
 /// Patience with one member for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// On top of that for the first call of a client, which connects: TCP and TLS take three times the way there and back,
+/// and a token one more.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// etcd ends a connection that pings more often than every 5 s (`--grpc-keepalive-min-time`).
 const PING_INTERVAL: Duration = Duration::from_secs(7);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// gRPC's code for a server that cannot be reached or has no leader.
 const UNAVAILABLE: i32 = 14;
+/// gRPC's code for what a user has no right to.
+const PERMISSION_DENIED: i32 = 7;
+/// gRPC's code for a token that is missing or not known.
+const UNAUTHENTICATED: i32 = 16;
 
 /// The members of etcd.
 pub(super) struct Endpoints {
@@ -64,7 +70,8 @@ impl Endpoints {
         self.members.iter().for_each(Member::forget);
     }
 
-    /// Calls the present member, and each other one in turn while the member cannot be reached.
+    /// Calls the present member, and each other one in turn while the member cannot be reached. A call refused for its
+    /// token is made once more with a new one.
     ///
     /// A call whose answer was lost is made again, so it must bear being made twice.
     pub(super) async fn call<T, F>(
@@ -80,20 +87,27 @@ impl Endpoints {
             let Some(member) = self.members.get(self.current.load(Relaxed) % self.members.len()) else {
                 break;
             };
-            let attempt = async { operation(self.client(member).await?).await };
-            match timeout(CALL_TIMEOUT, attempt).await {
+            let mut outcome = self.attempt(member, &operation).await;
+            if self.user.is_some() && matches!(&outcome, Ok(Err(error)) if is_stale_token(error)) {
+                member.forget();
+                outcome = self.attempt(member, &operation).await;
+            }
+            match outcome {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
                     let cause = cause(&error);
                     let cause = format!("{}: {cause}{}", member.url, hint(&cause));
+                    if is_denied(&error) {
+                        return Err(RegistryError::Denied { doing, cause });
+                    }
                     failure = RegistryError::Unavailable { doing, cause };
                     if !is_unreachable(&error) {
                         return Err(failure);
                     }
                     member.forget();
                 }
-                Err(_) => {
-                    failure = RegistryError::Timeout { doing, after: CALL_TIMEOUT };
+                Err(after) => {
+                    failure = RegistryError::Timeout { doing, after };
                     member.forget();
                 }
             }
@@ -103,9 +117,22 @@ impl Endpoints {
         Err(failure)
     }
 
+    /// The answer, or how long was waited for one.
+    async fn attempt<T, F>(
+        &self,
+        member: &Member,
+        operation: impl Fn(Client) -> F,
+    ) -> Result<Result<T, etcd_client::Error>, Duration>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let patience = if member.present().is_some() { CALL_TIMEOUT } else { CONNECT_TIMEOUT + CALL_TIMEOUT };
+        let answer = async { operation(self.client(member).await?).await };
+        timeout(patience, answer).await.map_err(|_| patience)
+    }
+
     async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
-        let present = member.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(client) = present {
+        if let Some(client) = member.present() {
             return Ok(client);
         }
         let mut options = ConnectOptions::new()
@@ -127,9 +154,17 @@ impl Endpoints {
 }
 
 impl Member {
+    fn present(&self) -> Option<Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+fn is_denied(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() as i32 == PERMISSION_DENIED)
 }
 
 fn is_unreachable(error: &etcd_client::Error) -> bool {
@@ -140,6 +175,16 @@ fn is_unreachable(error: &etcd_client::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether only a new token helps. The client library asks for one when a token has expired, but not when a JWT is from
+/// before a change of users or roles.
+fn is_stale_token(error: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = error else { return false };
+    status.code() as i32 == UNAUTHENTICATED
+        || ["invalid auth token", "revision of auth store is old"]
+            .iter()
+            .any(|words| status.message().contains(words))
 }
 
 /// What went wrong, with the last of its causes: "connection refused" rather than "transport error".
