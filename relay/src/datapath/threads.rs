@@ -5,6 +5,7 @@
 
 mod inbound;
 mod outbound;
+mod replay;
 
 use std::{
     io,

@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use super::{DataPath, DataPathError, Lane, PAUSE};
+use super::{
+    DataPath, DataPathError, Lane, PAUSE,
+    replay::{self, Alone},
+};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
@@ -186,12 +189,18 @@ impl Sender<'_> {
     fn refused(&mut self, buffer: &[u8], run: Run, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) => self.fit(buffer, run),
+            // EINVAL: Linux before 6.14 (235174b2bed8) says so of datagrams longer than their path. It does where
+            // single ones would not be refused, too.
+            Some(libc::EINVAL) if run.count > 1 && run.stride > usize::from(self.limit(run)) => {
+                self.fit(buffer, run);
+            }
             // EIO: the interface computes no checksums (Linux before 6.11) or the route is transformed (xfrm).
             Some(libc::EIO | libc::EINVAL) if run.count > 1 => {
-                // When single datagrams are refused as well, it is not the segmenting.
-                let passed =
-                    run.datagrams().filter(|place| self.send_single(buffer, run.to, place.clone())).count();
-                if passed > 0 {
+                let replayed = replay::one_by_one(run, |single| self.send_alone(buffer, single));
+                if let Some(rest) = replayed.too_long {
+                    self.fit(buffer, rest);
+                }
+                if replayed.segmenting_refused {
                     tracing::warn!(%error, "the kernel does not segment UDP here: sending single datagrams from now on");
                     return false;
                 }
@@ -201,20 +210,18 @@ impl Sender<'_> {
         true
     }
 
-    fn send_single(&mut self, buffer: &[u8], to: Destination, place: std::ops::Range<usize>) -> bool {
-        let length = place.len();
-        let single = Run { to, start: place.start, length, stride: length, count: 1 };
+    fn send_alone(&mut self, buffer: &[u8], single: Run) -> Alone {
         match self.try_send(buffer, &[single]) {
             Ok(_) => {
-                self.counters.passed(1, length);
-                return true;
+                self.counters.passed(1, single.length);
+                Alone::Sent
             }
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.counters.dropped(DropReason::TooLong, 1);
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Alone::TooLong,
+            Err(error) => {
+                self.failed(1, &error);
+                Alone::Failed
             }
-            Err(error) => self.failed(1, &error),
         }
-        false
     }
 
     /// Counts datagrams that were not sent. What the end has interrupted in waiting for room is no error to tell of.
@@ -234,15 +241,7 @@ impl Sender<'_> {
     /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
     /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
-        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
-        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
-        let limit = match self.limits.get(node, run.stride, Instant::now(), ask) {
-            Ok(limit) => limit,
-            Err(error) => {
-                self.reporter.log(&error, "asking for the path MTU");
-                u16::MAX
-            }
-        };
+        let limit = self.limit(run);
         self.fragment(true);
         let mut told = None;
         for place in run.datagrams() {
@@ -258,11 +257,25 @@ impl Sender<'_> {
                     continue;
                 }
             }
-            if self.send_single(buffer, run.to, place) && packet.len() > usize::from(limit) {
-                self.counters.fragmented.add(1);
+            let length = packet.len();
+            match self.send_alone(buffer, Run { start: place.start, length, stride: length, count: 1, ..run })
+            {
+                Alone::Sent if length > usize::from(limit) => self.counters.fragmented.add(1),
+                Alone::Sent | Alone::Failed => {}
+                Alone::TooLong => self.counters.dropped(DropReason::TooLong, 1),
             }
         }
         self.fragment(false);
+    }
+
+    /// The longest packet that the path of a run that was refused takes, in octets; any, where the kernel does not tell.
+    fn limit(&mut self, run: Run) -> u16 {
+        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
+        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
+        self.limits.get(node, run.stride, Instant::now(), ask).unwrap_or_else(|error| {
+            self.reporter.log(&error, "asking for the path MTU");
+            u16::MAX
+        })
     }
 
     fn fragment(&mut self, fragment: bool) {
