@@ -72,16 +72,22 @@ pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError
                     busy = true;
                     outbound.take(&offload, &mut packet[..length]);
                 }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => break,
-                    Some(libc::EOPNOTSUPP) => drains = false,
-                    _ => outbound.read_failed(&error)?,
-                },
+                // Whatever it is, the read that waits comes next: it tells whether the device is gone, and an error that
+                // only this kind of read gets must not keep the thread from it.
+                Err(error) => {
+                    drains = outbound.drained(&error);
+                    break;
+                }
             }
         }
         outbound.flush();
     }
     Ok(())
+}
+
+/// Whether an error of a read without waiting is of the kernel or a filter of system calls that has no such reads.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
 struct Outbound<'a> {
@@ -128,6 +134,25 @@ impl Outbound<'_> {
             self.runs.stop_segmenting();
             self.path.counters.lower(Bulk::UdpSend);
         }
+    }
+
+    /// Deals with the end of what could be read without waiting. False when there are no such reads.
+    fn drained(&mut self, error: &io::Error) -> bool {
+        if is_unsupported(error) {
+            tracing::info!(
+                %error,
+                "no reads of the TUN without waiting (Linux has them since 6.4, a seccomp filter may not): each packet \
+                 read goes out by itself, which costs small ones most"
+            );
+            return false;
+        }
+        // Else it may be one packet that cannot be read (EINVAL for a large one of an unknown kind).
+        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            && !tun::is_gone(error)
+        {
+            self.sender.reporter.log(error, "reading from the TUN");
+        }
+        true
     }
 
     fn read_failed(&mut self, error: &io::Error) -> Result<(), DataPathError> {
