@@ -30,11 +30,8 @@ use crate::{
 pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
     let Lane { path, tun, sockets, too_long, .. } = lane;
     let counters = &lane.counters.outbound;
-    let own = Audience::Own {
-        subnet: path.admission.own_subnet,
-        address: path.address,
-        zeroth: path.routes.zeroth(),
-    };
+    let own =
+        Audience::Own { subnet: path.admission.own_subnet, address: path.address, routes: &path.routes };
     let mut outbound = Outbound {
         path,
         counters,
