@@ -20,7 +20,7 @@ use relay::datapath::{
     marking::Marking,
     offload::Offload,
     routes::Routes,
-    threads::{DataPath, Running},
+    threads::{DataPath, DataPathError, Running},
     tun::{Queues, Tun},
     udp::{self, Sockets},
 };
@@ -179,5 +179,18 @@ fn a_filter_that_forbids_reads_without_waiting_stops_no_packet() {
             lab.send_through();
         }
         running.stop();
+    });
+}
+
+#[test]
+fn sockets_or_counters_for_another_number_of_queues_are_an_error() {
+    alone("sockets_or_counters_for_another_number_of_queues_are_an_error", |lab| {
+        let failed = mpsc::unbounded_channel().0;
+        let without = DataPath { udp: Vec::new(), ..lab.data_path() };
+        let error = without.start(&failed).unwrap_err();
+        assert!(matches!(error, DataPathError::Uneven { queues: 1, sockets: 0, counters: 1 }), "{error}");
+        let counters = Arc::new(Counters::new(NonZeroUsize::new(2).unwrap()));
+        let error = DataPath { counters, ..lab.data_path() }.start(&failed).unwrap_err();
+        assert!(matches!(error, DataPathError::Uneven { queues: 1, sockets: 1, counters: 2 }), "{error}");
     });
 }

@@ -56,6 +56,18 @@ pub enum DataPathError {
     /// The signal handler, a thread or the socket could not be set up.
     #[error("starting the data path: {0}")]
     Start(#[from] io::Error),
+    /// The data path was put together wrongly: each queue of the device has sockets and counters of its own.
+    #[error(
+        "the TUN device has {queues} queues, and there are sockets for {sockets} and counters for {counters}"
+    )]
+    Uneven {
+        /// Queues of the device.
+        queues: usize,
+        /// Of how many there are sockets.
+        sockets: usize,
+        /// Of how many there are counters.
+        counters: usize,
+    },
     /// A thread came upon what must not be. Packets are not forwarded any more, so the daemon has to be started again.
     #[error("the thread {0} panicked, which is a defect: its message stands before this one")]
     Panicked(&'static str),
@@ -107,8 +119,13 @@ impl DataPath {
     /// Starts the threads. An error that ends the data path is sent to `failed`.
     ///
     /// # Errors
-    /// The kernel refuses a thread or the signal handler.
+    /// The kernel refuses a thread, the signal handler or an option of a socket, or it lacks what `offload` asks for. Or
+    /// there are not as many sockets or counters as queues.
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
+        let queues = self.tun.queues().len();
+        if self.udp.len() != queues || self.counters.queues.len() != queues {
+            return Err(self.uneven());
+        }
         install_wake_handler()?;
         let runs = self.enable_runs()?;
         let mut too_long = Vec::new();
@@ -139,10 +156,7 @@ impl DataPath {
             ] {
                 let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
                 let body = move || {
-                    let run = AssertUnwindSafe(|| match shared.lane(index, too_long) {
-                        Some(lane) => run(lane, &stop),
-                        None => Ok(()),
-                    });
+                    let run = AssertUnwindSafe(|| run(shared.lane(index, too_long)?, &stop));
                     let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
                     if let Err(error) = ended {
                         // The receiver is gone only when the daemon is ending anyway.
@@ -155,11 +169,22 @@ impl DataPath {
         Ok(running)
     }
 
-    /// The parts of one queue; none if the device, the sockets or the counters have no such.
-    fn lane(&self, index: usize, too_long: TooLong) -> Option<Lane<'_>> {
-        let tun = self.tun.queues().nth(index)?;
-        let (sockets, counters) = (self.udp.get(index)?, self.counters.queues.get(index)?);
-        Some(Lane { path: self, tun, sockets, counters, too_long })
+    /// The parts of one queue.
+    fn lane(&self, index: usize, too_long: TooLong) -> Result<Lane<'_>, DataPathError> {
+        let tun = self.tun.queues().nth(index);
+        let (sockets, counters) = (self.udp.get(index), self.counters.queues.get(index));
+        let (Some(tun), Some(sockets), Some(counters)) = (tun, sockets, counters) else {
+            return Err(self.uneven());
+        };
+        Ok(Lane { path: self, tun, sockets, counters, too_long })
+    }
+
+    fn uneven(&self) -> DataPathError {
+        DataPathError::Uneven {
+            queues: self.tun.queues().len(),
+            sockets: self.udp.len(),
+            counters: self.counters.queues.len(),
+        }
     }
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
