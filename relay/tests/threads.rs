@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    socket::{setsockopt, sockopt},
+};
 use relay::datapath::{
     admission::Admission,
     counters::{Bulk, Counters, DropReason},
@@ -179,6 +182,21 @@ fn a_filter_that_forbids_reads_without_waiting_stops_no_packet() {
             lab.send_through();
         }
         running.stop();
+    });
+}
+
+#[test]
+fn the_threads_end_though_whoever_started_them_has_blocked_the_signal_that_ends_them() {
+    alone("the_threads_end_though_whoever_started_them_has_blocked_the_signal_that_ends_them", |lab| {
+        SigSet::from(Signal::SIGURG).thread_block().unwrap();
+        let running = lab.start();
+        lab.send_through();
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            running.stop();
+            let _ = sender.send(());
+        });
+        ended.recv_timeout(Duration::from_secs(10)).unwrap();
     });
 }
 

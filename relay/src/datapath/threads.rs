@@ -156,7 +156,10 @@ impl DataPath {
             ] {
                 let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
                 let body = move || {
-                    let run = AssertUnwindSafe(|| run(shared.lane(index, too_long)?, &stop));
+                    let run = AssertUnwindSafe(|| {
+                        let_wake_through()?;
+                        run(shared.lane(index, too_long)?, &stop)
+                    });
                     let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
                     if let Err(error) = ended {
                         // The receiver is gone only when the daemon is ending anyway.
@@ -223,6 +226,11 @@ impl Running {
             }
         }
     }
+}
+
+/// Lets the signal that ends it reach this thread: whoever started the process may have blocked it, which is inherited.
+fn let_wake_through() -> io::Result<()> {
+    Ok(SigSet::from(WAKE).thread_unblock()?)
 }
 
 extern "C" fn wake(_: libc::c_int) {}
