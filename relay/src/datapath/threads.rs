@@ -33,6 +33,7 @@ use super::{
     counters::{Bulk, Counters, QueueCounters},
     marking::Marking,
     offload::{Offload, TunOffload},
+    quirks::{Quirks, Release},
     routes::Routes,
     tun::{Queue, Tun},
     udp::{self, RunSupport, Sockets, TooLong},
@@ -127,6 +128,7 @@ impl DataPath {
             return Err(self.uneven());
         }
         install_wake_handler()?;
+        let quirks = self.quirks();
         let runs = self.enable_runs()?;
         let mut too_long = Vec::new();
         for sockets in &self.udp {
@@ -136,8 +138,8 @@ impl DataPath {
         let tun = self.tun.offload();
         for (kind, offered) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
-            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
-            (Bulk::UdpSend, runs.send),
+            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp && !quirks.misroutes_large_udp),
+            (Bulk::UdpSend, runs.send && !quirks.mangles_runs),
             (Bulk::UdpReceive, runs.receive),
         ] {
             self.counters.offered(kind, offered);
@@ -188,6 +190,28 @@ impl DataPath {
             sockets: self.udp.len(),
             counters: self.counters.queues.len(),
         }
+    }
+
+    /// What is known against the kernel and is heeded: whoever asks for a rung may know better.
+    fn quirks(&self) -> Quirks {
+        let release = Release::running().filter(|_| self.offload == Offload::Auto);
+        let quirks = release.map_or(Quirks::NONE, Release::quirks);
+        let release = release.map(tracing::field::display);
+        if quirks.mangles_runs {
+            tracing::warn!(
+                release,
+                "this kernel mangles runs of datagrams (UDP_SEGMENT) on some interfaces: single ones are sent; \
+                 Linux 7.1.5 has it right"
+            );
+        }
+        if quirks.misroutes_large_udp {
+            tracing::info!(
+                release,
+                "this kernel takes a large UDP packet to a tunnel of its own for a single one (CVE-2024-35884): \
+                 UDP is not merged for the TUN; Linux 6.6.26, 6.8.5 and 6.9 have it right"
+            );
+        }
+        quirks
     }
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
