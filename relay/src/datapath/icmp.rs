@@ -11,12 +11,14 @@ use ipnet::Ipv4Net;
 use super::{
     admission::is_martian,
     counters::IcmpSuppressed,
+    rate::Flow,
     routes::{self, Routes},
 };
 use crate::wire::{
     checksum,
     icmpv4::{self, ERROR_HEADER, Error},
     ipv4::{self, MIN_HEADER, Packet},
+    tcp, udp,
 };
 
 /// Octets of the longest error datagram (RFC 1812 section 4.3.2.3).
@@ -78,7 +80,7 @@ impl Audience<'_> {
 pub struct Datagram {
     bytes: [u8; MAX_DATAGRAM],
     length: usize,
-    destination: Ipv4Addr,
+    about: Flow,
 }
 
 impl Datagram {
@@ -89,8 +91,24 @@ impl Datagram {
 
     /// The rejected packet's source.
     pub fn destination(&self) -> Ipv4Addr {
-        self.destination
+        self.about.destination
     }
+
+    /// What the rejected packet is one of.
+    pub fn flow(&self) -> Flow {
+        self.about
+    }
+}
+
+fn flow<B: AsRef<[u8]>>(packet: &Packet<B>) -> Flow {
+    let payload = packet.payload();
+    let ports = match packet.protocol() {
+        tcp::PROTOCOL | udp::PROTOCOL => payload.first_chunk().map_or(0, |ports| u32::from_be_bytes(*ports)),
+        // The identifier of a question; about anything else there are no errors.
+        icmpv4::PROTOCOL => payload.get(4..6).map_or(0, |id| u32::from(id[0]) << 8 | u32::from(id[1])),
+        _ => 0,
+    };
+    Flow { destination: packet.source(), protocol: packet.protocol(), ports }
 }
 
 /// The error to send about `offender`.
@@ -133,7 +151,7 @@ pub fn error_about(
     message[ERROR_HEADER..].copy_from_slice(quote);
     let sum = checksum::checksum(message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    Ok(Datagram { bytes, length, destination: source })
+    Ok(Datagram { bytes, length, about: flow(&packet) })
 }
 
 #[cfg(test)]
@@ -245,6 +263,21 @@ mod tests {
         let error = answer_to(&packet).unwrap();
         assert_eq!(error.as_bytes().len(), 576);
         assert_eq!(&error.as_bytes()[28..], &packet[..548]);
+    }
+
+    #[test]
+    fn packets_are_of_one_flow_by_source_protocol_and_ports() {
+        let flow = |protocol, payload: &[u8]| {
+            let error = answer_to(&test_packet(SENDER, ABSENT, 64, protocol, payload)).unwrap();
+            let Flow { destination, protocol, ports } = error.flow();
+            assert_eq!(destination, SENDER);
+            (protocol, ports)
+        };
+        assert_eq!(flow(17, &[0x9c, 0x40, 0, 53, 1, 2]), (17, 0x9c40_0035));
+        assert_eq!(flow(6, &[0, 80, 0x9c, 0x40, 9, 9]), (6, 0x0050_9c40));
+        assert_eq!(flow(17, &[1, 2, 3]), (17, 0));
+        assert_eq!(flow(1, &[8, 0, 0xaa, 0xbb, 0x12, 0x34, 0, 1]), (1, 0x1234));
+        assert_eq!(flow(47, &[1, 2, 3, 4, 5, 6]), (47, 0));
     }
 
     #[test]
