@@ -5,6 +5,7 @@
 //! command line is silent.
 
 mod go_flags;
+mod log;
 mod query;
 
 use std::{
@@ -13,12 +14,14 @@ use std::{
     io::{self, IsTerminal},
     net::{IpAddr, Ipv4Addr},
     num::NonZeroUsize,
+    panic,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, error::ErrorKind};
+use log::Log;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -322,23 +325,29 @@ pub fn main() -> ExitCode {
         eprintln!("{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    init_logging(options.verbosity);
+    let (log, waiting) = Log::new();
+    init_logging(options.verbosity, &log);
     options.warn_of_unused_tls();
     // It takes a capability that nothing else needs.
     let queues = Queues::settle(options.queues);
     if let Err(error) = privileges::drop_unneeded() {
         tracing::warn!(%error, "capabilities not given up");
     }
-    match daemon::run(options.into_config(), &queues, inherited) {
+    // The log's thread keeps what this one has at its start.
+    waiting.start();
+    let code = match daemon::run(options.into_config(), &queues, inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "relay ends");
             error.exit_code()
         }
-    }
+    };
+    log.flush();
+    code
 }
 
-fn init_logging(verbosity: u8) {
+/// Has all that is logged put in `log`, and all of that written before the message of a panic, which may be the end.
+fn init_logging(verbosity: u8, log: &Log) {
     let default = match verbosity {
         0 => "warn,relay=info",
         1..=3 => "warn,relay=debug",
@@ -347,9 +356,17 @@ fn init_logging(verbosity: u8) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
         .with_ansi(io::stderr().is_terminal())
         .init();
+    let (log, message) = (log.clone(), panic::take_hook());
+    panic::set_hook(Box::new(move |panic| {
+        log.flush();
+        message(panic);
+    }));
 }
 
 #[cfg(test)]

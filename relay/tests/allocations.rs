@@ -96,7 +96,7 @@ fn a_million_octets_through_both_directions_ask_for_no_memory() {
                     let error = icmp::error_about(
                         packet,
                         icmpv4::Error::TimeExceeded,
-                        icmp::Audience::Admitted(&inward),
+                        icmp::Audience::Admitted { subnet: admission.own_subnet, routes: &inward },
                     );
                     answers += usize::from(error.is_ok());
                     coalescer.push(&datagram[..deliver.length], &mut |large| {

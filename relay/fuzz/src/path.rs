@@ -380,11 +380,11 @@ pub fn icmp_error(input: &[u8]) {
         _ => (Error::FragmentationNeeded { mtu: 1372 }, [3, 4, 0x05, 0x5c]),
     };
     let (own, routes) = (switches & 8 != 0, routes());
+    let subnet = "10.5.56.0/24".parse().expect("a subnet");
     let audience = if own {
-        let zeroth = routes.zeroth();
-        Audience::Own { subnet: "10.5.56.0/24".parse().expect("a subnet"), address: HERE, zeroth }
+        Audience::Own { subnet, address: HERE, routes: &routes }
     } else {
-        Audience::Admitted(&routes)
+        Audience::Admitted { subnet, routes: &routes }
     };
     let Ok(answer) = icmp::error_about(&packet, error, audience) else { return };
     assert_eq!(malformed(&packet), None);

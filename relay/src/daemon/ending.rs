@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT: an orderly end, in bounded time whatever hangs.
 //!
-//! Stopping needs the event loop, which may be blocked: a log that nobody reads is enough. So the signals are taken on a
+//! Stopping needs the event loop, which may be blocked: a file system that hangs is enough. So the signals are taken on a
 //! thread of their own, which ends the process by itself when the rest is not done in time.
 
 use std::{io, thread, time::Duration};
@@ -35,7 +35,7 @@ pub(super) fn signalled() -> io::Result<oneshot::Receiver<()>> {
         // Nobody listens any more when the daemon is ending anyway.
         let _ = sender.send(());
         thread::sleep(LIMIT);
-        // The log may be what hangs.
+        // Nothing may hold this thread up.
         thread::spawn(move || {
             tracing::error!(limit = ?LIMIT, ?killable, "not stopped in time: ending all the same");
         });

@@ -67,7 +67,9 @@ impl DaemonError {
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Netlink(_)
-            | Self::DataPath(DataPathError::Start(_) | DataPathError::Panicked(_)) => 1,
+            | Self::DataPath(
+                DataPathError::Start(_) | DataPathError::Uneven { .. } | DataPathError::Panicked(_),
+            ) => 1,
         })
     }
 }

@@ -283,7 +283,7 @@ impl Direction {
 pub enum Bulk {
     /// Large TCP packets on the TUN.
     TunTcp,
-    /// Large UDP packets on the TUN.
+    /// Large UDP packets on the TUN, as far as they are written: the kernel may still hand some out.
     TunUdp,
     /// Runs of datagrams sent.
     UdpSend,

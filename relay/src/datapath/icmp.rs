@@ -11,12 +11,14 @@ use ipnet::Ipv4Net;
 use super::{
     admission::is_martian,
     counters::IcmpSuppressed,
+    rate::Flow,
     routes::{self, Routes},
 };
 use crate::wire::{
     checksum,
     icmpv4::{self, ERROR_HEADER, Error},
     ipv4::{self, MIN_HEADER, Packet},
+    tcp, udp,
 };
 
 /// Octets of the longest error datagram (RFC 1812 section 4.3.2.3).
@@ -37,33 +39,39 @@ pub enum Audience<'a> {
         subnet: Ipv4Net,
         /// The node's address on the underlay.
         address: Ipv4Addr,
-        /// The first address of the overlay's network.
-        zeroth: Ipv4Addr,
+        /// Where packets go.
+        routes: &'a Routes,
     },
-    /// What came from the underlay and was [admitted](super::admission) by these routes.
-    Admitted(&'a Routes),
+    /// What came from the underlay and was [admitted](super::admission).
+    Admitted {
+        /// The subnet that this node leases.
+        subnet: Ipv4Net,
+        /// The routes that it was admitted by.
+        routes: &'a Routes,
+    },
 }
 
 impl Audience<'_> {
     fn includes(self, source: Ipv4Addr) -> bool {
         match self {
             Self::Own { subnet, address, .. } => subnet.contains(&source) || address == source,
-            Self::Admitted(_) => true,
+            Self::Admitted { .. } => true,
         }
     }
 
-    /// Whether all hosts of a subnet have this source.
-    fn is_broadcast(self, source: Ipv4Addr) -> bool {
-        match self {
-            Self::Own { subnet, .. } => routes::is_broadcast(subnet, source),
-            Self::Admitted(routes) => routes.is_broadcast(source),
-        }
+    /// Whether all hosts of a subnet have this address.
+    fn is_broadcast(self, address: Ipv4Addr) -> bool {
+        let (Self::Own { subnet, routes, .. } | Self::Admitted { subnet, routes }) = self;
+        routes::is_broadcast(subnet, address) || routes.is_broadcast(address)
     }
 
-    /// Whether this destination is the old form of a broadcast, to all of the overlay's network. A subnet's first address
-    /// is that of its node's tunnel device; where a route leads to it, it is one host's.
-    fn is_zeroth(self, destination: Ipv4Addr, error: Error) -> bool {
-        error == Error::NetUnreachable && matches!(self, Self::Own { zeroth, .. } if zeroth == destination)
+    /// Whether this destination is a broadcast to all of the overlay's network, or the old form of one. It is one host's
+    /// where a route leads to it: a subnet's first address is that of its node's tunnel device.
+    fn is_whole_network(self, destination: Ipv4Addr, error: Error) -> bool {
+        let (Self::Own { routes, .. } | Self::Admitted { routes, .. }) = self;
+        let network = routes.network();
+        error == Error::NetUnreachable
+            && (destination == network.network() || destination == network.broadcast())
     }
 }
 
@@ -72,7 +80,7 @@ impl Audience<'_> {
 pub struct Datagram {
     bytes: [u8; MAX_DATAGRAM],
     length: usize,
-    destination: Ipv4Addr,
+    about: Flow,
 }
 
 impl Datagram {
@@ -83,8 +91,24 @@ impl Datagram {
 
     /// The rejected packet's source.
     pub fn destination(&self) -> Ipv4Addr {
-        self.destination
+        self.about.destination
     }
+
+    /// What the rejected packet is one of.
+    pub fn flow(&self) -> Flow {
+        self.about
+    }
+}
+
+fn flow<B: AsRef<[u8]>>(packet: &Packet<B>) -> Flow {
+    let payload = packet.payload();
+    let ports = match packet.protocol() {
+        tcp::PROTOCOL | udp::PROTOCOL => payload.first_chunk().map_or(0, |ports| u32::from_be_bytes(*ports)),
+        // The identifier of a question; about anything else there are no errors.
+        icmpv4::PROTOCOL => payload.get(4..6).map_or(0, |id| u32::from(id[0]) << 8 | u32::from(id[1])),
+        _ => 0,
+    };
+    Flow { destination: packet.source(), protocol: packet.protocol(), ports }
 }
 
 /// The error to send about `offender`.
@@ -103,7 +127,8 @@ pub fn error_about(
         || is_martian(source)
         || matches!(destination.octets()[0], 224..=239 | 255)
         || audience.is_broadcast(source)
-        || audience.is_zeroth(destination, error)
+        || audience.is_broadcast(destination)
+        || audience.is_whole_network(destination, error)
     {
         return Err(IcmpSuppressed::Forbidden);
     }
@@ -126,7 +151,7 @@ pub fn error_about(
     message[ERROR_HEADER..].copy_from_slice(quote);
     let sum = checksum::checksum(message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    Ok(Datagram { bytes, length, destination: source })
+    Ok(Datagram { bytes, length, about: flow(&packet) })
 }
 
 #[cfg(test)]
@@ -140,43 +165,75 @@ mod tests {
 
     const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 
-    const ZEROTH: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 0);
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
 
-    fn own() -> Audience<'static> {
-        Audience::Own { subnet: "10.5.56.0/24".parse().unwrap(), address: NODE, zeroth: ZEROTH }
+    /// Routes to 10.5.17.0/24, 10.5.56.0/24 and 10.5.255.254/31.
+    fn routes() -> Routes {
+        let routes = Routes::new(net("10.5.0.0/16"), 24);
+        let changes = ["10.5.17.0/24", "10.5.56.0/24", "10.5.255.254/31"].map(|to| (net(to), Some(NODE)));
+        routes.apply(&changes, 1);
+        routes
+    }
+
+    /// The error about what came out of the TUN of the node with 10.5.56.0/24.
+    fn here(packet: &[u8], error: Error) -> Result<Datagram, IcmpSuppressed> {
+        let own = Audience::Own { subnet: net("10.5.56.0/24"), address: NODE, routes: &routes() };
+        error_about(packet, error, own)
+    }
+
+    /// The error about what came from the underlay to the node with 10.5.99.0/24.
+    fn there(packet: &[u8], error: Error) -> Result<Datagram, IcmpSuppressed> {
+        error_about(packet, error, Audience::Admitted { subnet: net("10.5.99.0/24"), routes: &routes() })
     }
 
     fn answer_to(packet: &[u8]) -> Option<Datagram> {
-        let routes = Routes::new("10.5.0.0/16".parse().unwrap(), 24);
-        routes.apply(&[("10.5.56.0/24".parse().unwrap(), Some(NODE))], 1);
-        error_about(packet, Error::NetUnreachable, Audience::Admitted(&routes)).ok()
+        there(packet, Error::NetUnreachable).ok()
     }
 
     #[test]
     fn a_packet_from_all_hosts_of_a_subnet_gets_no_error() {
         let packet = |last| test_packet(Ipv4Addr::new(10, 5, 56, last), ABSENT, 64, 17, &[7; 8]);
         for (last, answered) in [(0, true), (1, true), (254, true), (255, false)] {
-            let here = error_about(&packet(last), Error::TimeExceeded, own());
-            assert_eq!(here.is_ok(), answered, "{last}");
+            assert_eq!(here(&packet(last), Error::TimeExceeded).is_ok(), answered, "{last}");
             assert_eq!(answer_to(&packet(last)).is_some(), answered, "{last}");
         }
     }
 
     #[test]
-    fn the_networks_zeroth_address_is_answered_for_only_where_a_node_has_it() {
+    fn a_packet_to_all_hosts_of_a_subnet_gets_no_error() {
+        let packet = |to: [u8; 4]| test_packet(SENDER, to.into(), 64, 17, &[7; 8]);
+        for (to, answered) in [
+            ([10, 5, 17, 255], false),
+            ([10, 5, 17, 254], true),
+            ([10, 5, 98, 255], true),
+            ([10, 5, 255, 255], true),
+        ] {
+            assert_eq!(here(&packet(to), Error::TimeExceeded).is_ok(), answered, "{to:?}");
+        }
+        for (last, answered) in [(255, false), (254, true), (0, true)] {
+            assert_eq!(there(&packet([10, 5, 99, last]), Error::TimeExceeded).is_ok(), answered, "{last}");
+        }
+    }
+
+    #[test]
+    fn the_networks_first_and_last_address_are_answered_for_only_where_a_route_leads_to_them() {
         let to = |destination: [u8; 4], error| {
-            error_about(&test_packet(SENDER, destination.into(), 64, 17, &[7; 8]), error, own()).is_ok()
+            here(&test_packet(SENDER, destination.into(), 64, 17, &[7; 8]), error).is_ok()
         };
-        assert!(!to([10, 5, 0, 0], Error::NetUnreachable));
-        assert!(to([10, 5, 0, 0], Error::TimeExceeded));
-        assert!(to([10, 5, 99, 0], Error::NetUnreachable));
+        for ends in [[10, 5, 0, 0], [10, 5, 255, 255]] {
+            assert!(!to(ends, Error::NetUnreachable));
+            assert!(to(ends, Error::TimeExceeded));
+        }
+        assert!(to([10, 5, 98, 0], Error::NetUnreachable));
     }
 
     #[test]
     fn only_this_nodes_own_packets_out_of_the_tun_are_answered() {
         let answer = |source: [u8; 4]| {
             let packet = test_packet(source.into(), ABSENT, 64, 17, &[7; 8]);
-            error_about(&packet, Error::NetUnreachable, own()).map(|error| error.destination())
+            here(&packet, Error::NetUnreachable).map(|error| error.destination())
         };
         for source in [[10, 5, 56, 0], [10, 5, 56, 2], NODE.octets()] {
             assert_eq!(answer(source), Ok(source.into()));
@@ -209,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn packets_are_of_one_flow_by_source_protocol_and_ports() {
+        let flow = |protocol, payload: &[u8]| {
+            let error = answer_to(&test_packet(SENDER, ABSENT, 64, protocol, payload)).unwrap();
+            let Flow { destination, protocol, ports } = error.flow();
+            assert_eq!(destination, SENDER);
+            (protocol, ports)
+        };
+        assert_eq!(flow(17, &[0x9c, 0x40, 0, 53, 1, 2]), (17, 0x9c40_0035));
+        assert_eq!(flow(6, &[0, 80, 0x9c, 0x40, 9, 9]), (6, 0x0050_9c40));
+        assert_eq!(flow(17, &[1, 2, 3]), (17, 0));
+        assert_eq!(flow(1, &[8, 0, 0xaa, 0xbb, 0x12, 0x34, 0, 1]), (1, 0x1234));
+        assert_eq!(flow(47, &[1, 2, 3, 4, 5, 6]), (47, 0));
+    }
+
+    #[test]
     fn padding_is_not_quoted() {
         let mut packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 8]);
         packet.extend_from_slice(&[0xee; 100]);
@@ -218,7 +290,7 @@ mod tests {
     #[test]
     fn fragmentation_needed_carries_the_mtu() {
         let packet = test_packet(SENDER, ABSENT, 64, 17, &[7; 8]);
-        let error = error_about(&packet, Error::FragmentationNeeded { mtu: 1372 }, own()).unwrap();
+        let error = here(&packet, Error::FragmentationNeeded { mtu: 1372 }).unwrap();
         assert_eq!(&error.as_bytes()[20..22], &[3, 4]);
         assert_eq!(&error.as_bytes()[26..28], &1372u16.to_be_bytes());
     }

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod marking;
 pub mod offload;
 pub mod outbound;
+pub mod quirks;
 pub mod rate;
 mod report;
 pub mod routes;

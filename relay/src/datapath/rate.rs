@@ -13,30 +13,60 @@ const BURST: u32 = 100;
 const SHARE_RATE: u32 = RATE / 4;
 const SHARE_BURST: u32 = BURST / 4;
 
+/// The same for each flow to one of them: at once its whole share, and half of it in the long run. Many may have one address, as all containers have that of
+/// the node's tunnel device where they are masqueraded, and one flow of theirs leaves errors for the others.
+const FLOW_RATE: u32 = SHARE_RATE / 2;
+const FLOW_BURST: u32 = SHARE_BURST;
+
 /// As many as a /24 has addresses.
 const SHARES: usize = 256;
 
-/// What one thread may send: a bucket for all under a fixed number of buckets for each destination. Destinations may
-/// have one in common; those of one /24 do not.
+/// The packets that errors are about, as far as they are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Where errors about them go: their source.
+    pub destination: Ipv4Addr,
+    /// Their IP protocol.
+    pub protocol: u8,
+    /// Both ports, or the identifier of ICMP; 0 for protocols without.
+    pub ports: u32,
+}
+
+impl Flow {
+    /// Its place among the flows' buckets, spread by Fibonacci hashing.
+    fn place(self) -> usize {
+        let key = u64::from(self.destination.to_bits()) << 32 | u64::from(self.ports);
+        let mixed = (key ^ u64::from(self.protocol) << 16).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 56) as usize
+    }
+}
+
+/// What one thread may send: a bucket for all, under it a fixed number of buckets for each destination, and as many under
+/// these for each flow. Destinations may have one in common, but those of one /24 do not; flows may.
 #[derive(Debug)]
 pub struct FairRate {
     all: TokenBucket,
     shares: Box<[TokenBucket; SHARES]>,
+    flows: Box<[TokenBucket; SHARES]>,
 }
 
 impl FairRate {
     /// All buckets full.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let share = |_| TokenBucket::new(SHARE_RATE, SHARE_BURST, now);
-        Self { all: TokenBucket::new(RATE, BURST, now), shares: Box::new(std::array::from_fn(share)) }
+        let each = |rate, burst| Box::new(std::array::from_fn(|_| TokenBucket::new(rate, burst, now)));
+        Self {
+            all: TokenBucket::new(RATE, BURST, now),
+            shares: each(SHARE_RATE, SHARE_BURST),
+            flows: each(FLOW_RATE, FLOW_BURST),
+        }
     }
 
-    /// Whether an error may be sent to `destination` at `now`. It is asked for its own share first: what that refuses
-    /// costs the others nothing.
-    pub fn take(&mut self, destination: Ipv4Addr, now: Instant) -> bool {
-        let share = destination.octets().into_iter().fold(0, |mixed, octet| mixed ^ octet);
-        self.shares[usize::from(share)].take(now) && self.all.take(now)
+    /// Whether an error about a packet of `flow` may be sent at `now`. The smallest share is asked first: what that
+    /// refuses costs the others nothing.
+    pub fn take(&mut self, flow: Flow, now: Instant) -> bool {
+        let share = flow.destination.octets().into_iter().fold(0, |mixed, octet| mixed ^ octet);
+        self.flows[flow.place()].take(now) && self.shares[usize::from(share)].take(now) && self.all.take(now)
     }
 }
 
@@ -79,7 +109,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const FLOODER: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 3);
+    const FLOODER: Flow = flow(Ipv4Addr::new(10, 5, 1, 3), 7777);
+
+    const fn flow(destination: Ipv4Addr, ports: u32) -> Flow {
+        Flow { destination, protocol: 17, ports }
+    }
+
+    fn host(last: u8) -> Flow {
+        flow(Ipv4Addr::new(10, 5, 1, last), 9)
+    }
 
     #[test]
     fn one_who_floods_takes_no_error_from_the_others() {
@@ -90,19 +128,65 @@ mod tests {
             let now = start + Duration::from_millis(millisecond);
             flooder += (0..40).filter(|_| rate.take(FLOODER, now)).count();
             if millisecond % 100 == 0 {
-                for host in (0..=255).filter(|host| *host != 3).step_by(20) {
-                    assert!(rate.take(Ipv4Addr::new(10, 5, 1, host), now), "{host} at {millisecond} ms");
+                for last in (0..=255).filter(|last| *last != 3).step_by(20) {
+                    assert!(rate.take(host(last), now), "{last} at {millisecond} ms");
                 }
             }
         }
-        assert_eq!(flooder, 25 + 1999 / 4);
+        assert_eq!(flooder, 25 + 1999 / 8);
+    }
+
+    #[test]
+    fn many_flows_of_one_address_take_no_error_from_the_others() {
+        let start = Instant::now();
+        let mut rate = FairRate::new(start);
+        let mut flooder = 0;
+        for millisecond in 0..2000u64 {
+            let now = start + Duration::from_millis(millisecond);
+            flooder += (0..40).filter(|port| rate.take(flow(FLOODER.destination, *port), now)).count();
+            if millisecond % 100 == 0 {
+                assert!(rate.take(host(4), now), "at {millisecond} ms");
+            }
+        }
+        assert!((400..=25 + 1999 / 4).contains(&flooder), "{flooder}");
+    }
+
+    #[test]
+    fn one_flow_leaves_errors_for_the_others_of_its_address() {
+        let start = Instant::now();
+        let mut rate = FairRate::new(start);
+        for millisecond in 0..2000u64 {
+            let now = start + Duration::from_millis(millisecond);
+            for _ in 0..40 {
+                rate.take(FLOODER, now);
+            }
+            if millisecond >= 100 && millisecond % 10 == 0 {
+                let other = if millisecond % 20 == 0 {
+                    Flow { protocol: 1, ..FLOODER }
+                } else {
+                    flow(FLOODER.destination, 7778)
+                };
+                assert!(rate.take(other, now), "{other:?} at {millisecond} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn flows_are_spread_over_all_buckets() {
+        let places = |flows: &mut dyn Iterator<Item = Flow>| {
+            flows.map(Flow::place).collect::<std::collections::HashSet<_>>().len()
+        };
+        let destination = FLOODER.destination;
+        assert!(places(&mut (0..1024).map(|port| flow(destination, 40_000 + port))) > 200);
+        assert!(places(&mut (0..1024).map(|port| flow(destination, (40_000 + port) << 16 | 53))) > 200);
+        assert!(places(&mut (0..=255).map(|protocol| Flow { protocol, ..FLOODER })) > 100);
     }
 
     #[test]
     fn all_together_get_no_more_than_there_is() {
         let start = Instant::now();
         let mut rate = FairRate::new(start);
-        let hosts = || (0..=255).flat_map(|host| [Ipv4Addr::new(10, 5, 1, host); 2]);
+        let hosts = || (0..=255).flat_map(|last| [host(last); 2]);
         assert_eq!(hosts().filter(|host| rate.take(*host, start)).count(), 100);
         let later = start + Duration::from_millis(50);
         assert_eq!(hosts().filter(|host| rate.take(*host, later)).count(), 50);
@@ -139,8 +223,9 @@ mod tests {
         fn who_sends_little_is_answered_whatever_one_other_does(
             steps in prop::collection::vec((0u64..20, 0usize..300), 1..100), quiet in any::<[u8; 4]>(),
         ) {
-            let quiet = Ipv4Addr::from(quiet);
-            prop_assume!(quiet.octets().iter().fold(0, |mixed, octet| mixed ^ octet) != 10 ^ 5 ^ 1 ^ 3);
+            let quiet = flow(Ipv4Addr::from(quiet), 9);
+            prop_assume!(quiet.place() != FLOODER.place());
+            prop_assume!(quiet.destination.octets().iter().fold(0, |mixed, octet| mixed ^ octet) != 10 ^ 5 ^ 1 ^ 3);
             let start = Instant::now();
             let mut rate = FairRate::new(start);
             let mut now = start;
@@ -148,7 +233,7 @@ mod tests {
                 for _ in 0..flood {
                     rate.take(FLOODER, now);
                 }
-                now += Duration::from_millis(4 + pause);
+                now += Duration::from_millis(8 + pause);
                 prop_assert!(rate.take(quiet, now));
             }
         }

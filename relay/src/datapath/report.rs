@@ -37,9 +37,7 @@ impl<'a> Reporter<'a> {
     pub(super) fn answer(&mut self, packet: &[u8], error: icmpv4::Error) -> bool {
         let cause = match icmp::error_about(packet, error, self.audience) {
             Err(cause) => cause,
-            Ok(datagram) if !self.rate.take(datagram.destination(), Instant::now()) => {
-                IcmpSuppressed::RateLimited
-            }
+            Ok(datagram) if !self.rate.take(datagram.flow(), Instant::now()) => IcmpSuppressed::RateLimited,
             Ok(datagram) => {
                 let to = SocketAddrV4::new(datagram.destination(), 0).into();
                 match self.socket.send_to(datagram.as_bytes(), &to) {

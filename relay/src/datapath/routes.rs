@@ -25,6 +25,7 @@ const VALID: u64 = 1;
 /// Subnets and the nodes that lease them.
 #[derive(Debug)]
 pub struct Routes {
+    network: Ipv4Net,
     base: u32,
     shift: u32,
     flat: Box<[AtomicU64]>,
@@ -88,6 +89,7 @@ impl Routes {
         let subnets = 1u64 << u32::from(subnet_len.saturating_sub(network.prefix_len()));
         let size = if subnets <= MAX_FLAT { subnets as usize } else { 0 };
         Self {
+            network,
             base: network.network().to_bits(),
             shift: 32 - u32::from(subnet_len),
             flat: (0..size).map(|_| AtomicU64::new(0)).collect(),
@@ -114,9 +116,9 @@ impl Routes {
         (entry & VALID != 0).then(|| Ipv4Addr::from_bits((entry >> 32) as u32))
     }
 
-    /// The first address of the network.
-    pub fn zeroth(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.base)
+    /// The network whose subnets these are.
+    pub fn network(&self) -> Ipv4Net {
+        self.network
     }
 
     /// Whether `address` is the last of the subnet whose route it has, and so all of its hosts'.

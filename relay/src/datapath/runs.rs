@@ -62,6 +62,13 @@ impl Run {
             && length > 0
     }
 
+    /// What is left of it without its first `count` datagrams, of which it has more.
+    #[must_use]
+    pub fn without(self, count: usize) -> Self {
+        let octets = count * self.stride;
+        Self { start: self.start + octets, length: self.length - octets, count: self.count - count, ..self }
+    }
+
     /// Each datagram's place in the buffer, in order.
     pub fn datagrams(self) -> impl Iterator<Item = std::ops::Range<usize>> {
         let end = self.start + self.length;

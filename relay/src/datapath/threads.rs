@@ -5,6 +5,7 @@
 
 mod inbound;
 mod outbound;
+mod replay;
 
 use std::{
     io,
@@ -32,6 +33,7 @@ use super::{
     counters::{Bulk, Counters, QueueCounters},
     marking::Marking,
     offload::{Offload, TunOffload},
+    quirks::{Quirks, Release},
     routes::Routes,
     tun::{Queue, Tun},
     udp::{self, RunSupport, Sockets, TooLong},
@@ -55,6 +57,18 @@ pub enum DataPathError {
     /// The signal handler, a thread or the socket could not be set up.
     #[error("starting the data path: {0}")]
     Start(#[from] io::Error),
+    /// The data path was put together wrongly: each queue of the device has sockets and counters of its own.
+    #[error(
+        "the TUN device has {queues} queues, and there are sockets for {sockets} and counters for {counters}"
+    )]
+    Uneven {
+        /// Queues of the device.
+        queues: usize,
+        /// Of how many there are sockets.
+        sockets: usize,
+        /// Of how many there are counters.
+        counters: usize,
+    },
     /// A thread came upon what must not be. Packets are not forwarded any more, so the daemon has to be started again.
     #[error("the thread {0} panicked, which is a defect: its message stands before this one")]
     Panicked(&'static str),
@@ -106,9 +120,15 @@ impl DataPath {
     /// Starts the threads. An error that ends the data path is sent to `failed`.
     ///
     /// # Errors
-    /// The kernel refuses a thread or the signal handler.
+    /// The kernel refuses a thread, the signal handler or an option of a socket, or it lacks what `offload` asks for. Or
+    /// there are not as many sockets or counters as queues.
     pub fn start(self, failed: &mpsc::UnboundedSender<DataPathError>) -> Result<Running, DataPathError> {
+        let queues = self.tun.queues().len();
+        if self.udp.len() != queues || self.counters.queues.len() != queues {
+            return Err(self.uneven());
+        }
         install_wake_handler()?;
+        let quirks = self.quirks();
         let runs = self.enable_runs()?;
         let mut too_long = Vec::new();
         for sockets in &self.udp {
@@ -118,8 +138,8 @@ impl DataPath {
         let tun = self.tun.offload();
         for (kind, offered) in [
             (Bulk::TunTcp, tun >= TunOffload::Tcp),
-            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp),
-            (Bulk::UdpSend, runs.send),
+            (Bulk::TunUdp, tun >= TunOffload::TcpAndUdp && !quirks.misroutes_large_udp),
+            (Bulk::UdpSend, runs.send && !quirks.mangles_runs),
             (Bulk::UdpReceive, runs.receive),
         ] {
             self.counters.offered(kind, offered);
@@ -138,9 +158,9 @@ impl DataPath {
             ] {
                 let (shared, stop, failed) = (Arc::clone(&shared), Arc::clone(&running.stop), failed.clone());
                 let body = move || {
-                    let run = AssertUnwindSafe(|| match shared.lane(index, too_long) {
-                        Some(lane) => run(lane, &stop),
-                        None => Ok(()),
+                    let run = AssertUnwindSafe(|| {
+                        let_wake_through()?;
+                        run(shared.lane(index, too_long)?, &stop)
                     });
                     let ended = catch_unwind(run).unwrap_or(Err(DataPathError::Panicked(name)));
                     if let Err(error) = ended {
@@ -154,11 +174,44 @@ impl DataPath {
         Ok(running)
     }
 
-    /// The parts of one queue; none if the device, the sockets or the counters have no such.
-    fn lane(&self, index: usize, too_long: TooLong) -> Option<Lane<'_>> {
-        let tun = self.tun.queues().nth(index)?;
-        let (sockets, counters) = (self.udp.get(index)?, self.counters.queues.get(index)?);
-        Some(Lane { path: self, tun, sockets, counters, too_long })
+    /// The parts of one queue.
+    fn lane(&self, index: usize, too_long: TooLong) -> Result<Lane<'_>, DataPathError> {
+        let tun = self.tun.queues().nth(index);
+        let (sockets, counters) = (self.udp.get(index), self.counters.queues.get(index));
+        let (Some(tun), Some(sockets), Some(counters)) = (tun, sockets, counters) else {
+            return Err(self.uneven());
+        };
+        Ok(Lane { path: self, tun, sockets, counters, too_long })
+    }
+
+    fn uneven(&self) -> DataPathError {
+        DataPathError::Uneven {
+            queues: self.tun.queues().len(),
+            sockets: self.udp.len(),
+            counters: self.counters.queues.len(),
+        }
+    }
+
+    /// What is known against the kernel and is heeded: whoever asks for a rung may know better.
+    fn quirks(&self) -> Quirks {
+        let release = Release::running().filter(|_| self.offload == Offload::Auto);
+        let quirks = release.map_or(Quirks::NONE, Release::quirks);
+        let release = release.map(tracing::field::display);
+        if quirks.mangles_runs {
+            tracing::warn!(
+                release,
+                "this kernel mangles runs of datagrams (UDP_SEGMENT) on some interfaces: single ones are sent; \
+                 Linux 7.1.5 has it right"
+            );
+        }
+        if quirks.misroutes_large_udp {
+            tracing::info!(
+                release,
+                "this kernel takes a large UDP packet to a tunnel of its own for a single one (CVE-2024-35884): \
+                 UDP is not merged for the TUN; Linux 6.6.26, 6.8.5 and 6.9 have it right"
+            );
+        }
+        quirks
     }
 
     fn enable_runs(&self) -> Result<RunSupport, DataPathError> {
@@ -197,6 +250,11 @@ impl Running {
             }
         }
     }
+}
+
+/// Lets the signal that ends it reach this thread: whoever started the process may have blocked it, which is inherited.
+fn let_wake_through() -> io::Result<()> {
+    Ok(SigSet::from(WAKE).thread_unblock()?)
 }
 
 extern "C" fn wake(_: libc::c_int) {}

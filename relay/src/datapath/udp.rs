@@ -11,12 +11,12 @@ use std::{
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover, set_ip_mtu_discover};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use thiserror::Error;
 
 /// Octets asked of the kernel for each queue of the socket. The kernel's default of 208 KiB is one burst, and the
 /// packets that wait for the link address of a dead node would take all of it from the living ones.
-const QUEUE: libc::c_int = 16 << 20;
+const QUEUE: usize = 16 << 20;
 
 /// How long a send may wait for room before the thread looks whether it is to stop.
 const SEND_TIMEOUT: Duration = Duration::from_millis(200);
@@ -79,7 +79,7 @@ impl Sockets {
         drop(first);
         let own = SocketAddrV4::new(*address.ip(), 0);
         let queue = |index: usize| {
-            let send = if index == 0 { None } else { Some(open_at(own, false)?) };
+            let send = if index == 0 { None } else { Some(open_to_send(own)?) };
             Ok(Self { receive: open_at(address, true)?, send })
         };
         (0..queues.get()).map(queue).collect()
@@ -102,32 +102,55 @@ pub fn open(address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
 
 /// The same, or one of several that share the port.
 fn open_at(address: SocketAddrV4, shared: bool) -> Result<UdpSocket, SocketError> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
-        .map_err(failed("opening a UDP socket"))?;
+    let socket = udp_socket()?;
     if shared {
         socket.set_reuse_port(true).map_err(failed("sharing the tunnel's port among its queues"))?;
     }
+    enlarge_receive_queue(&socket);
+    bind(&socket, address)?;
+    Ok(socket.into())
+}
+
+/// Opens a socket that only sends. Nobody reads what comes to its port, so none of it is queued; what routers tell of
+/// the path still counts, for that does not go through the queue.
+fn open_to_send(address: SocketAddrV4) -> Result<UdpSocket, SocketError> {
+    let socket = udp_socket()?;
+    let nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    socket.attach_filter(&[nothing]).map_err(failed("closing a UDP socket that only sends"))?;
+    bind(&socket, address)?;
+    Ok(socket.into())
+}
+
+fn udp_socket() -> Result<Socket, SocketError> {
+    Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("opening a UDP socket"))
+}
+
+fn bind(socket: &Socket, address: SocketAddrV4) -> Result<(), SocketError> {
     socket.bind(&SocketAddr::V4(address).into()).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => SocketError::InUse(address),
         io::ErrorKind::AddrNotAvailable => SocketError::NoSuchAddress(address),
         _ => SocketError::Failed { step: "binding the tunnel's UDP socket", source },
     })?;
     socket.set_write_timeout(Some(SEND_TIMEOUT)).map_err(failed("limiting the wait to send"))?;
-    enlarge_queues(&socket);
-    Ok(socket.into())
+    enlarge_send_queue(socket);
+    Ok(())
 }
 
-fn enlarge_queues(socket: &Socket) {
-    let (size, wanted) = (QUEUE as usize, QUEUE);
-    if setsockopt(socket, sockopt::RcvBufForce, &size).is_err()
-        || setsockopt(socket, sockopt::SndBufForce, &size).is_err()
-    {
-        // Without CAP_NET_ADMIN in the initial user namespace: as much as net.core.{r,w}mem_max allow.
-        let granted = socket
-            .set_recv_buffer_size(size)
-            .and_then(|()| socket.set_send_buffer_size(size))
-            .and_then(|()| Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?)));
-        tracing::info!(wanted, ?granted, "socket queues are limited by net.core.rmem_max and wmem_max");
+// Without CAP_NET_ADMIN in the initial user namespace the queues get as much as net.core.{r,w}mem_max allow.
+
+fn enlarge_receive_queue(socket: &Socket) {
+    let size = QUEUE;
+    if setsockopt(socket, sockopt::RcvBufForce, &size).is_err() {
+        let granted = socket.set_recv_buffer_size(size).and_then(|()| socket.recv_buffer_size());
+        tracing::info!(wanted = size, ?granted, "a socket's queue is limited by net.core.rmem_max");
+    }
+}
+
+fn enlarge_send_queue(socket: &Socket) {
+    let size = QUEUE;
+    if setsockopt(socket, sockopt::SndBufForce, &size).is_err() {
+        let granted = socket.set_send_buffer_size(size).and_then(|()| socket.send_buffer_size());
+        tracing::info!(wanted = size, ?granted, "a socket's queue is limited by net.core.wmem_max");
     }
 }
 
@@ -224,4 +247,36 @@ pub fn path_mtu(address: Ipv4Addr, node: Ipv4Addr, port: u16) -> io::Result<u16>
     socket.connect((node, port))?;
     let mtu = getsockopt(&socket, sockopt::IpMtu)?;
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{MsgFlags, recv};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_socket_that_only_sends_queues_nothing_and_still_sends() {
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let (plain, sender) = (open(any).unwrap(), open_to_send(any).unwrap());
+        let waits = |socket: &UdpSocket| recv(socket.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT);
+        // On loopback a datagram is queued, or not, by the time that the send returns.
+        let from = UdpSocket::bind(any).unwrap();
+        for to in [&plain, &sender] {
+            from.send_to(b"flood", to.local_addr().unwrap()).unwrap();
+        }
+        assert_eq!(waits(&plain), Ok(5));
+        assert_eq!(waits(&sender), Err(nix::errno::Errno::EAGAIN));
+        sender.send_to(b"out", plain.local_addr().unwrap()).unwrap();
+        assert_eq!(waits(&plain), Ok(3));
+
+        let fresh = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        let of = |socket: UdpSocket| {
+            let socket = Socket::from(socket);
+            (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
+        };
+        let usual = (fresh.recv_buffer_size().unwrap(), fresh.send_buffer_size().unwrap());
+        let (plain, sender) = (of(plain), of(sender));
+        assert!(plain.0 >= usual.0 && sender.0 == usual.0 && sender.1 == plain.1, "{plain:?} {sender:?}");
+    }
 }

@@ -28,7 +28,8 @@ use crate::{
 pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
     let Lane { path, tun, sockets, .. } = lane;
     let counters = &lane.counters.inbound;
-    let reporter = Reporter::new(&path.icmp, counters, Audience::Admitted(&path.routes));
+    let admitted = Audience::Admitted { subnet: path.admission.own_subnet, routes: &path.routes };
+    let reporter = Reporter::new(&path.icmp, counters, admitted);
     let mut coalescer = Coalescer::new(path.tun.offload());
     for (kind, bulk) in [(Gso::Tcp4, Bulk::TunTcp), (Gso::Udp, Bulk::TunUdp)] {
         if !path.counters.in_use(bulk) {

@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use super::{DataPath, DataPathError, Lane, PAUSE};
+use super::{
+    DataPath, DataPathError, Lane, PAUSE,
+    replay::{self, Alone},
+};
 use crate::{
     datapath::{
         ENCAPSULATION, MAX_PACKET, Verdict,
@@ -27,11 +30,8 @@ use crate::{
 pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
     let Lane { path, tun, sockets, too_long, .. } = lane;
     let counters = &lane.counters.outbound;
-    let own = Audience::Own {
-        subnet: path.admission.own_subnet,
-        address: path.address,
-        zeroth: path.routes.zeroth(),
-    };
+    let own =
+        Audience::Own { subnet: path.admission.own_subnet, address: path.address, routes: &path.routes };
     let mut outbound = Outbound {
         path,
         counters,
@@ -69,16 +69,22 @@ pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError
                     busy = true;
                     outbound.take(&offload, &mut packet[..length]);
                 }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => break,
-                    Some(libc::EOPNOTSUPP) => drains = false,
-                    _ => outbound.read_failed(&error)?,
-                },
+                // Whatever it is, the read that waits comes next: it tells whether the device is gone, and an error that
+                // only this kind of read gets must not keep the thread from it.
+                Err(error) => {
+                    drains = outbound.drained(&error);
+                    break;
+                }
             }
         }
         outbound.flush();
     }
     Ok(())
+}
+
+/// Whether an error of a read without waiting is of the kernel or a filter of system calls that has no such reads.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
 struct Outbound<'a> {
@@ -125,6 +131,25 @@ impl Outbound<'_> {
             self.runs.stop_segmenting();
             self.path.counters.lower(Bulk::UdpSend);
         }
+    }
+
+    /// Deals with the end of what could be read without waiting. False when there are no such reads.
+    fn drained(&mut self, error: &io::Error) -> bool {
+        if is_unsupported(error) {
+            tracing::info!(
+                %error,
+                "no reads of the TUN without waiting (Linux has them since 6.4, a seccomp filter may not): each packet \
+                 read goes out by itself, which costs small ones most"
+            );
+            return false;
+        }
+        // Else it may be one packet that cannot be read (EINVAL for a large one of an unknown kind).
+        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            && !tun::is_gone(error)
+        {
+            self.sender.reporter.log(error, "reading from the TUN");
+        }
+        true
     }
 
     fn read_failed(&mut self, error: &io::Error) -> Result<(), DataPathError> {
@@ -186,12 +211,18 @@ impl Sender<'_> {
     fn refused(&mut self, buffer: &[u8], run: Run, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) => self.fit(buffer, run),
+            // EINVAL: Linux before 6.14 (235174b2bed8) says so of datagrams longer than their path. It does where
+            // single ones would not be refused, too.
+            Some(libc::EINVAL) if run.count > 1 && run.stride > usize::from(self.limit(run)) => {
+                self.fit(buffer, run);
+            }
             // EIO: the interface computes no checksums (Linux before 6.11) or the route is transformed (xfrm).
             Some(libc::EIO | libc::EINVAL) if run.count > 1 => {
-                // When single datagrams are refused as well, it is not the segmenting.
-                let passed =
-                    run.datagrams().filter(|place| self.send_single(buffer, run.to, place.clone())).count();
-                if passed > 0 {
+                let replayed = replay::one_by_one(run, |single| self.send_alone(buffer, single));
+                if let Some(rest) = replayed.too_long {
+                    self.fit(buffer, rest);
+                }
+                if replayed.segmenting_refused {
                     tracing::warn!(%error, "the kernel does not segment UDP here: sending single datagrams from now on");
                     return false;
                 }
@@ -201,20 +232,18 @@ impl Sender<'_> {
         true
     }
 
-    fn send_single(&mut self, buffer: &[u8], to: Destination, place: std::ops::Range<usize>) -> bool {
-        let length = place.len();
-        let single = Run { to, start: place.start, length, stride: length, count: 1 };
+    fn send_alone(&mut self, buffer: &[u8], single: Run) -> Alone {
         match self.try_send(buffer, &[single]) {
             Ok(_) => {
-                self.counters.passed(1, length);
-                return true;
+                self.counters.passed(1, single.length);
+                Alone::Sent
             }
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.counters.dropped(DropReason::TooLong, 1);
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Alone::TooLong,
+            Err(error) => {
+                self.failed(1, &error);
+                Alone::Failed
             }
-            Err(error) => self.failed(1, &error),
         }
-        false
     }
 
     /// Counts datagrams that were not sent. What the end has interrupted in waiting for room is no error to tell of.
@@ -234,15 +263,7 @@ impl Sender<'_> {
     /// the kernel fragments the datagram around it, and the other node's kernel puts it together: what arrives inside
     /// is what was sent, and the receiver has nothing to reassemble.
     fn fit(&mut self, buffer: &[u8], run: Run) {
-        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
-        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
-        let limit = match self.limits.get(node, run.stride, Instant::now(), ask) {
-            Ok(limit) => limit,
-            Err(error) => {
-                self.reporter.log(&error, "asking for the path MTU");
-                u16::MAX
-            }
-        };
+        let limit = self.limit(run);
         self.fragment(true);
         let mut told = None;
         for place in run.datagrams() {
@@ -258,11 +279,25 @@ impl Sender<'_> {
                     continue;
                 }
             }
-            if self.send_single(buffer, run.to, place) && packet.len() > usize::from(limit) {
-                self.counters.fragmented.add(1);
+            let length = packet.len();
+            match self.send_alone(buffer, Run { start: place.start, length, stride: length, count: 1, ..run })
+            {
+                Alone::Sent if length > usize::from(limit) => self.counters.fragmented.add(1),
+                Alone::Sent | Alone::Failed => {}
+                Alone::TooLong => self.counters.dropped(DropReason::TooLong, 1),
             }
         }
         self.fragment(false);
+    }
+
+    /// The longest packet that the path of a run that was refused takes, in octets; any, where the kernel does not tell.
+    fn limit(&mut self, run: Run) -> u16 {
+        let (node, address, port) = (run.to.node, self.path.address, self.path.port);
+        let ask = || udp::path_mtu(address, node, port).map(|mtu| mtu.saturating_sub(ENCAPSULATION as u16));
+        self.limits.get(node, run.stride, Instant::now(), ask).unwrap_or_else(|error| {
+            self.reporter.log(&error, "asking for the path MTU");
+            u16::MAX
+        })
     }
 
     fn fragment(&mut self, fragment: bool) {
