@@ -1,20 +1,21 @@
 //! Leases that end.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use etcd_client::{Client, GetOptions, LeaseStatus};
 use relay::{
     http::Health,
     lease::Lease,
+    network::Network,
     registry::{
         Event, Registry, RegistryError, Watch,
-        acquire::Held,
+        acquire::{AcquireError, Claim, Held, acquire},
         etcd::{Etcd, TlsFiles},
         hold::hold,
         table::OwnLease,
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::server::{Server, answer};
 
@@ -68,6 +69,38 @@ async fn a_lease_ends_after_its_time_unless_it_is_held() {
     assert!(renewed >= 3, "{renewed}");
     holding.abort();
     timeout(Duration::from_secs(10), ends(&mut events, &mut renewed, KEY)).await.unwrap();
+}
+
+/// A hundred nodes start at once, and there are a hundred subnets: each gets one of its own, and one more node gets none.
+#[tokio::test]
+async fn nodes_that_race_for_the_last_subnets_never_share_one() {
+    const NODES: u8 = 100;
+    let server = Server::start("http", tempfile::tempdir().unwrap(), &[]);
+    let registry = Arc::new(server.registry(TlsFiles::default()));
+    answer(&registry, Result::is_ok).await;
+    let config = br#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.100.0"}"#;
+    let network = Network::parse(config).unwrap();
+    let mut racing = JoinSet::new();
+    for node in 1..=NODES {
+        // A client each, as on machines of their own.
+        let (registry, network) = (server.registry(TlsFiles::default()), network.clone());
+        let claim = Claim { public_ip: Ipv4Addr::new(192, 0, 2, node), previous: None };
+        racing.spawn(async move {
+            loop {
+                match acquire(&registry, &network, claim).await {
+                    Ok(held) => return held.lease.subnet,
+                    // The daemon as well tries on: others were faster too often.
+                    Err(AcquireError::Registry(RegistryError::Conflict(_))) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+    let subnets = timeout(Duration::from_secs(60), racing.join_all()).await.unwrap();
+    assert_eq!(subnets.iter().collect::<BTreeSet<_>>().len(), usize::from(NODES));
+    let late = Claim { public_ip: Ipv4Addr::new(192, 0, 2, NODES + 1), previous: None };
+    let refused = acquire(&*registry, &network, late).await;
+    assert!(matches!(refused, Err(AcquireError::OutOfSubnets { .. })), "{refused:?}");
 }
 
 /// Keys and values byte for byte as flannel writes them, one etcd lease each, and nothing else anywhere.
