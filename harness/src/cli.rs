@@ -102,6 +102,9 @@ struct Run {
     /// Run all of it N times and demand the same text each time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// End with the first case that fails, and leave the others undone
+    #[arg(long, conflicts_with = "keep")]
+    fail_fast: bool,
     /// Print how long labs take to build and end, and each case
     #[arg(long)]
     timings: bool,

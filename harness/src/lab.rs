@@ -109,6 +109,8 @@ pub struct Lab {
     /// Nodes whose daemon does not answer: it is not ready yet, or paused.
     silent: BTreeSet<String>,
     baselines: BTreeMap<String, quiet::Baseline>,
+    /// How daemons and their interfaces stood when they were last quiet.
+    rested: BTreeMap<String, quiet::Baseline>,
     /// Tunnel datagrams that a host sent and its daemon did not.
     injected: BTreeMap<String, u64>,
     /// Packets of floods, which no interface is recorded to have seen.
@@ -214,6 +216,7 @@ impl Lab {
             attachments: BTreeMap::new(),
             silent: BTreeSet::new(),
             baselines: BTreeMap::new(),
+            rested: BTreeMap::new(),
             injected: BTreeMap::new(),
             unrecorded: 0,
             etcd: None,

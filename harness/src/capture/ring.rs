@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use crate::socket::set_option;
 
@@ -82,7 +82,12 @@ impl Ring {
         // SAFETY: a new mapping where the kernel finds room touches no other memory.
         let memory = unsafe { mmap(ptr::null_mut(), RING_LEN, access, MapFlags::SHARED, file.as_fd(), 0) }?;
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { memory, next: 0 })
+        let ring = Self { memory, next: 0 };
+        // A child has no use for it before it executes another program, and copying the page tables of many rings is most
+        // of what a fork would cost.
+        // SAFETY: it changes what a fork copies, and nothing in this process.
+        unsafe { madvise(ring.memory.as_ptr().cast(), RING_LEN, Advice::LinuxDontFork) }?;
+        Ok(ring)
     }
 
     /// Reads the next slot, if the kernel has filled it, and gives it back to the kernel. A slot whose reading failed

@@ -63,7 +63,8 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     for round in 0..run.repeat {
         // What an earlier round was about is not taken away by one that passes.
         let on_failure = OnFailure { reports: &failures, keep_report: round > 0, keep_lab: run.keep };
-        let ended = run_all(&workshop, &found, on_failure, jobs, &screen);
+        let stop = run.fail_fast.then_some(failures.as_path());
+        let ended = run_all(&workshop, &found, on_failure, jobs, &screen, stop);
         for case in &ended {
             let first = texts.entry(case.name.clone()).or_insert_with(|| case.outcome.text.clone());
             if let Some(difference) = flow::first_difference(first, &case.outcome.text) {
@@ -85,13 +86,15 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     Ok(summary(&all, varied.len(), start.elapsed(), &failures))
 }
 
-/// Runs every case once, `jobs` at a time.
+/// Runs every case once, `jobs` at a time. With `stop` the program ends with the first that fails: what is left of the
+/// labs goes with it.
 fn run_all(
     workshop: &Workshop,
     found: &[Found],
     on_failure: OnFailure<'_>,
     jobs: usize,
     screen: &Mutex<Screen>,
+    stop: Option<&Path>,
 ) -> Vec<Ended> {
     let queue: Mutex<VecDeque<&Found>> = Mutex::new(found.iter().collect());
     let ended = Mutex::new(Vec::new());
@@ -105,7 +108,16 @@ fn run_all(
                         lock(screen).event(&found.name, &event);
                     });
                     let case = Ended { name: found.name.clone(), outcome, took: start.elapsed() };
-                    lock(screen).ended(&case);
+                    let mut screen = lock(screen);
+                    screen.ended(&case);
+                    if let (Some(reports), Verdict::Failed(_) | Verdict::Invalid(_)) =
+                        (stop, &case.outcome.verdict)
+                    {
+                        screen.clear();
+                        say!("reports: {}\n  {}\nended with the first failure", reports.display(), case.name);
+                        std::process::exit(FAILED.into());
+                    }
+                    drop(screen);
                     lock(&ended).push(case);
                 }
             });

@@ -58,6 +58,7 @@ impl Lab {
         }
         let baseline = self.baseline(&node.name)?;
         self.baselines.insert(node.name.clone(), baseline);
+        self.rested.remove(&node.name);
         let flags: Vec<String> = self.topology.flags.iter().chain(flags).cloned().collect();
         let site = Site {
             node: &node.name,
