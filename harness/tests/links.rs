@@ -39,6 +39,7 @@ fn main() {
             etcd: Kind::Process,
             reason: "no etcd is started here".to_owned(),
             recorded: true,
+            settings: Vec::new(),
         };
         trials.push(Trial::test(name, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
