@@ -52,6 +52,7 @@ pub async fn write(
         files.push(("expected.txt".to_owned(), expected.to_owned()));
     }
     files.extend(logs(runner));
+    files.push(("report.txt".to_owned(), text.clone()));
     match save(runner, directory, files) {
         Ok(()) => {
             let _ = writeln!(text, "report      {}", directory.display());
