@@ -222,17 +222,21 @@ fn render(error: impl miette::Diagnostic + Send + Sync + 'static) -> String {
 fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
     let found = discover(paths)?;
     let mut mistaken = 0;
+    let mut valid = Vec::new();
     for file in &found {
-        if let Err(error) = Case::load(&file.path) {
-            mistaken += 1;
-            eprintln!("{}", case::render(&error));
+        match Case::load(&file.path) {
+            Ok(_) => valid.push(file.clone()),
+            Err(error) => {
+                mistaken += 1;
+                eprintln!("{}", case::render(&error));
+            }
         }
     }
     let orphans = snapshot::orphans(&found, paths);
     for orphan in &orphans {
         eprintln!("{}: a snapshot without a suite file: remove it, or bring its case back", orphan.display());
     }
-    let missing = snapshot::missing(&found);
+    let missing = snapshot::missing(&valid);
     for file in &missing {
         eprintln!("{}: it has no snapshot yet: run it, and look at what it shows", file.display());
     }

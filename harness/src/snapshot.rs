@@ -55,8 +55,9 @@ fn workspace_root() -> PathBuf {
 /// Compares a case's text with its snapshot, and leaves what is new or different for `cargo insta review`.
 pub fn compare(case: &Case, text: &str) -> Comparison {
     let stem = case.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let directory = case.path.parent().map(|parent| fs::canonicalize(parent).unwrap_or(parent.to_owned()));
-    let directory = directory.unwrap_or_default();
+    // insta takes a relative directory for one below this source file.
+    let beside = case.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = fs::canonicalize(beside).unwrap_or(beside.to_owned());
     let accepted = directory.join(format!("{stem}.snap"));
     let pending = directory.join(format!("{stem}.snap.new"));
     let expected = read(&accepted);

@@ -316,7 +316,7 @@ async fn read_network<R: Registry>(registry: &R, health: &Health) -> Result<Netw
             Err(error) => error.to_string(),
         };
         if reason != last {
-            tracing::warn!(reason, "no network config yet, trying every second");
+            tracing::warn!(reason, "no network config that can be used yet, trying every second");
             health.waiting(reason.clone());
             last = reason;
         }

@@ -228,8 +228,10 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
         let slowest = slowest.map(|case| format!("{} {:.1} s", case.name, case.took.as_secs_f64()));
         say!("slowest: {}", slowest.collect::<Vec<_>>().join(", "));
     }
-    let mut bad_cases = all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed)).peekable();
-    if bad_cases.peek().is_some() {
+    let bad_cases = all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed));
+    let reported =
+        |case: &Ended| !matches!(case.outcome.verdict, Verdict::Passed) && reports.join(&case.name).is_dir();
+    if all.iter().any(reported) {
         say!("reports: {}", reports.display());
     }
     for case in bad_cases {

@@ -149,7 +149,8 @@ impl Context {
         let hop = self.hops + 1;
         match (&one, &other) {
             (Some(Line::Hop(place, was)), Some(Line::Hop(same, is))) if place == same => {
-                let (was, is) = unlike(was, is);
+                // Why a packet ended is a word that has no namesake.
+                let (was, is) = if place.ends_with(" x") { first_unlike(was, is) } else { unlike(was, is) };
                 (format!("{here} hop {hop}, at {place}"), was, is)
             }
             (Some(Line::Header(number, was)), Some(Line::Header(same, is))) if number == same => {
@@ -183,6 +184,14 @@ fn summary(line: Line<'_>) -> String {
         Line::Verdict(verdict) => verdict.to_owned(),
         Line::Other(fields) => fields.join("  "),
     }
+}
+
+/// The first field of each that the other does not have.
+fn first_unlike(was: &[&str], is: &[&str]) -> (Option<String>, Option<String>) {
+    let first = |of: &[&str], other: &[&str]| {
+        of.iter().find(|field| !other.contains(field)).map(|field| (*field).to_owned())
+    };
+    (first(was, is), first(is, was))
 }
 
 /// The first field of each that the other does not have; if only one has such a field, its namesake in the other.

@@ -20,6 +20,16 @@ impl Lab {
             text +=
                 &format!("  {:<10}  {sudo}nsenter --target {pid}{user} --mount --net={net}\n", host.name());
         }
+        if let Some(node) = self.topology.nodes.iter().find(|node| self.runs(&node.name)) {
+            let dir = self.dir.join(&node.name);
+            text += &format!(
+                "\n{}'s relay keeps its log and subnet.env in {}, as seen there. What it has to say:\n  \
+                 {sudo}nsenter --target {pid}{user} --mount \"$PWD/target/debug/relay\" status --subnet-file {}/subnet.env\n",
+                node.name,
+                dir.display(),
+                dir.display(),
+            );
+        }
         text
     }
 

@@ -63,7 +63,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program that configures the kernel.
-    #[error("running `{command}` in `{host}`: {why}{}", if *.missing { "\nInstall it: ci/suites does." } else { "" })]
+    #[error("running `{command}` in `{host}`: {why}{}", if *.missing { "\nci/suites installs what labs need; what else a case runs is for you to install." } else { "" })]
     Program {
         /// The host.
         host: String,
@@ -221,8 +221,9 @@ impl Host {
     async fn finish(&self, words: &[&str], input: &str, within: Duration) -> Result<Output, Error> {
         let (program, arguments) =
             words.split_first().ok_or_else(|| self.program(words, "no program".to_owned(), false))?;
-        let failed = |cause: io::Error| {
-            self.program(words, cause.to_string(), cause.kind() == io::ErrorKind::NotFound)
+        let failed = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::NotFound => self.program(words, format!("there is no program `{program}`"), true),
+            _ => self.program(words, cause.to_string(), false),
         };
         let mut command = tokio::process::Command::from(self.namespace.command(program));
         // What it prints shall be the same whoever runs it.

@@ -64,7 +64,8 @@ impl Runner<'_> {
             let expected = expect.lines.map_or("one or more".to_owned(), |lines| lines.to_string());
             let (node, text, count) = (&expect.node, expect.contains.as_str(), found.len());
             self.problem(format!(
-                "the log of the relay on {node} has {count} lines with {text:?}, and {expected} are expected:\n{}",
+                "the log of the relay on {node} has {count} lines with {text:?}, and {expected} are expected{}{}",
+                if found.is_empty() { "" } else { ":\n" },
                 found.join("\n")
             ));
         }
@@ -79,7 +80,12 @@ impl Runner<'_> {
         match found {
             None => self.problem(format!("the relay on {node} has no metric `{metric}`")),
             Some(value) if too_low(value) || too_high(value) => {
-                self.problem(format!("{metric} is {value} on {node}, which is out of bounds"));
+                let bounds = [
+                    expect.at_least.map(|least| format!("at least {least}")),
+                    expect.at_most.map(|most| format!("at most {most}")),
+                ];
+                let bounds = bounds.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+                self.problem(format!("{metric} is {value} on {node}; it is to be {bounds}"));
             }
             Some(_) => {}
         }

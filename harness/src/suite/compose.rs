@@ -78,7 +78,10 @@ fn step(words: &[String]) -> Result<(&str, String), String> {
         let is_switch = resolve(property)["type"] == "boolean";
         let value = match given {
             Some(value) => value,
-            None if is_switch => "true",
+            // A word of its own for it is allowed, and none needed.
+            None if is_switch => {
+                words.next_if(|word| matches!(word.as_str(), "true" | "false")).map_or("true", String::as_str)
+            }
             None => words.next().ok_or_else(|| format!("`--{key}` of `{name}` wants a value"))?,
         };
         let is_text = resolve(property)["type"] == "string";
@@ -109,7 +112,8 @@ mod tests {
 
     #[test]
     fn words_are_the_required_keys_and_flags_the_others() {
-        let text = composed("ping c1 c2 --ttl 3 --df then leases then delete-lease b --seen-by=[]").unwrap();
+        let text =
+            composed("ping c1 c2 --ttl 3 --df true then leases then delete-lease b --seen-by=[]").unwrap();
         let expected = "[[steps]]\nping = { from = \"c1\", to = \"c2\", ttl = 3, df = true }\n\n[[steps]]\nleases = {}\n\n\
                         [[steps]]\ndelete-lease = { subnet = \"b\", seen-by = [] }\n";
         assert_eq!(text, expected);

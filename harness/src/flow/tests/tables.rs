@@ -236,6 +236,16 @@ fn the_first_hop_that_differs_is_named() {
 }
 
 #[test]
+fn another_reason_of_a_drop_is_told_as_such() {
+    let text = |reason: &str| format!("[1] c1 > c2  udp\n    a   relay     x  {reason}\n");
+    let difference = first_difference(&text("no-route"), &text("ttl-expired")).unwrap();
+    assert_eq!(
+        difference.to_string().lines().next().unwrap(),
+        "[1] hop 1, at a relay x: expected no-route, got ttl-expired"
+    );
+}
+
+#[test]
 fn every_kind_of_line_that_differs_is_told_in_its_own_words() {
     let expected = Recording::of(probe(64, 56)).there(&ping(64, 56)).back(&pong(64, 56)).replied(60).ladder();
     let headline = |actual: &str| {
