@@ -1,6 +1,6 @@
 //! What is to be said of a flow, once all flows of its probe are known.
 
-use super::{Answer, End, Flow, Hop, Map, Observation, Origin, Part, Verdict};
+use super::{Answer, End, FaultPlace, Flow, Hop, Map, Observation, Origin, Part, Verdict};
 use crate::packet::{Icmp, Payload};
 
 /// The verdict, by the sockets' word first, then by what was recorded.
@@ -14,7 +14,7 @@ pub(super) fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: 
             } else if let (true, End::Reached { host }) = (observation.probe.is_crafted(), &flow.end) {
                 Verdict::Received { host: host.clone() }
             } else {
-                rejection(observation, flows, flow).unwrap_or_else(|| by_end(flow))
+                rejection(observation, flows, flow).unwrap_or_else(|| by_end(observation, flow))
             }
         }
         Part::Error { kind, .. } => {
@@ -32,7 +32,7 @@ pub(super) fn judge(map: &Map, observation: &Observation, flows: &[Flow], flow: 
                 {
                     Verdict::Received { host: host.clone() }
                 }
-                _ => by_end(flow),
+                _ => by_end(observation, flow),
             }
         }
     }
@@ -65,7 +65,7 @@ fn judge_request(map: &Map, observation: &Observation, flows: &[Flow], flow: &Fl
             _ => None,
         })
     };
-    rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(flow))
+    rejection(observation, flows, flow).or_else(told).unwrap_or_else(|| by_end(observation, flow))
 }
 
 /// The verdict on a packet that was built field by field, and neither answered nor rejected: the interface of the host
@@ -75,7 +75,7 @@ fn judge_arrival(observation: &Observation, flow: &Flow) -> Verdict {
     let awaited = observation.received.is_some() || observation.probe.is_answerable();
     match &flow.end {
         End::Reached { host } if !(whole && awaited) => Verdict::Received { host: host.clone() },
-        _ => by_end(flow),
+        _ => by_end(observation, flow),
     }
 }
 
@@ -132,8 +132,14 @@ pub(super) fn refusal(flows: &[Flow], flow: &Flow) -> Option<End> {
     }
 }
 
-fn by_end(flow: &Flow) -> Verdict {
+fn by_end(observation: &Observation, flow: &Flow) -> Verdict {
     let after = flow.hops.last().map(Hop::place);
+    // A host that has no way to answer yet receives all the same.
+    let fault_of = |host: &str| {
+        let mut faults = observation.faults.iter();
+        let found = faults.find(|fault| fault.host == host && fault.place == FaultPlace::Host);
+        found.map(|fault| fault.what.clone())
+    };
     match &flow.end {
         End::Dropped { host, place, reason } => {
             Verdict::Dropped { host: host.clone(), place: *place, reason: reason.clone() }
@@ -141,7 +147,8 @@ fn by_end(flow: &Flow) -> Verdict {
         End::Refused { host, place, kind } => {
             Verdict::Dropped { host: host.clone(), place: *place, reason: kind.to_string() }
         }
-        End::Reached { .. } | End::Astray { .. } => Verdict::Lost { after, fault: None },
+        End::Reached { host } => Verdict::Lost { after, fault: fault_of(host) },
+        End::Astray { .. } => Verdict::Lost { after, fault: None },
         End::Open { fault } => Verdict::Lost { after, fault: fault.clone() },
     }
 }

@@ -41,6 +41,17 @@ fn a_ttl_that_ends_in_the_sending_relay_is_answered_by_it() {
 }
 
 #[test]
+fn a_host_that_cannot_answer_yet_explains_why_it_does_not() {
+    let ping = ping(64, 56);
+    let mut recording = Recording::of(probe(64, 56)).there(&ping);
+    assert!(recording.journey().is_unexplained());
+    let fault = Fault { host: "c2".to_owned(), place: FaultPlace::Host, what: "no address yet".to_owned() };
+    recording.observation.faults = vec![fault];
+    let ladder = recording.ladder();
+    assert!(ladder.contains("=> lost after c2 eth0 <: no address yet"), "{ladder}");
+}
+
+#[test]
 fn each_packet_of_a_recording_is_noted_with_its_flow_and_hop() {
     let ping = ping(2, 56);
     let recording = Recording::of(probe(2, 56))
