@@ -277,7 +277,7 @@ impl Runner<'_> {
 }
 
 /// An identifier that no other probe of the case has had lately.
-fn echo_id(probes: u32) -> u16 {
+pub(super) fn echo_id(probes: u32) -> u16 {
     // The low bits of a number below 65,536 are the number.
     (probes & 0xffff) as u16
 }

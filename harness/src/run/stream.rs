@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::observe::{ANSWERED_WITHIN, drops};
+use super::step::echo_id;
 use super::{Runner, StepError};
 use crate::capture::recorder::Position;
 use crate::flow::{self, Disorder, Dropped, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary};
@@ -66,7 +67,7 @@ impl Pinger {
 
 /// The echo request of a probe's number, after so many of its stream.
 fn echo(number: u32, sent: u32) -> ShotKind {
-    ShotKind::Echo { id: (number & 0xffff) as u16, seq: u16::try_from(sent + 1).unwrap_or(u16::MAX) }
+    ShotKind::Echo { id: echo_id(number), seq: u16::try_from(sent + 1).unwrap_or(u16::MAX) }
 }
 
 /// What daemons and kernels counted as dropped while a stream flowed, and no ping has been found to be yet.
