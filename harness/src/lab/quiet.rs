@@ -110,19 +110,17 @@ impl Lab {
         let daemon = self.daemon(node)?;
         let Some(attachment) = self.attachments.get(node) else { return Ok((name, Quiet::Uncounted)) };
         let baseline = self.baselines.get(node).cloned().unwrap_or_default();
-        // Where no packet was seen since, nothing can have been counted: most nodes of a large lab are not asked.
-        if self.unrecorded == 0
-            && let Some(rested) = self.rested.get(node)
-            && rested.seen == self.seen(node, &attachment.device)?
-        {
-            return Ok((name, Quiet::Counted(rested.seen, rested.counters.clone())));
-        }
+        let rested = self.rested.get(node).filter(|_| self.unrecorded == 0);
         let mut last = String::new();
         let waited = wait::until("the daemons to be quiet", QUIET_WITHIN, async || {
             let now = match self.seen(node, &attachment.device) {
                 Ok(seen) => seen,
                 Err(error) => return Ok(Err(error)),
             };
+            // Where no packet was seen since, nothing can have been counted: most nodes of a large lab are not asked.
+            if let Some(rested) = rested.filter(|rested| rested.seen == now) {
+                return Ok(Ok(Some((now, rested.counters.clone()))));
+            }
             let seen = now.since(baseline.seen);
             let counters = match daemon.counters().await {
                 Ok(Some(counters)) => counters,
