@@ -4,12 +4,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test")]
 
+mod refusal;
+
 use std::{
+    io::Read,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     num::NonZeroUsize,
     os::fd::AsRawFd,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +33,8 @@ use relay::datapath::{
     tun::{Queues, Tun},
     udp::{self, Sockets},
 };
+use relay::wire::checksum;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 
 /// Set in the process that has a network of its own.
@@ -35,6 +43,9 @@ const INSIDE: &str = "RELAY_TEST_INSIDE";
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const PORT: u16 = 8285;
+
+/// The device's address.
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 0);
 
 /// Octets of payload in each datagram, and how many a large one has.
 const LENGTH: usize = 100;
@@ -101,7 +112,7 @@ impl Lab {
 
     /// Sends one large datagram into the device and checks what comes to the other node for it.
     fn send_through(&self) {
-        let sender = UdpSocket::bind(("10.5.1.0", 0)).unwrap();
+        let sender = UdpSocket::bind((OWN, 0)).unwrap();
         setsockopt(&sender, sockopt::UdpGsoSegment, &(LENGTH as libc::c_int)).unwrap();
         let sent: Vec<u8> = (0..COUNT * LENGTH).map(|index| (index / LENGTH) as u8).collect();
         assert_eq!(sender.send_to(&sent, ("10.5.2.2", 9)).unwrap(), sent.len());
@@ -156,27 +167,92 @@ fn runs_that_the_kernel_refuses_go_as_single_datagrams_in_order_and_for_good() {
     });
 }
 
-/// From now on this thread, and those that it starts, may not make the system call: `EPERM`.
-fn forbid(call: libc::c_long) {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    let mut program = [
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, refused),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the call takes numbers.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: the program is valid and outlives the call, in which the kernel copies it.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) }, 0);
+/// Packets of one flow to [`OWN`], each with its number in every octet behind the headers, that can be merged.
+fn flow(protocol: u8) -> Vec<Vec<u8>> {
+    let headers: &[u8] = match protocol {
+        6 => &[0x13, 0x89, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0],
+        _ => &[0x13, 0x89, 0, 9, 0, 8 + LENGTH as u8, 0, 0],
+    };
+    let checksum_at = 20 + if protocol == 6 { 16 } else { 6 };
+    let packet = |index: usize| {
+        let total = 20 + headers.len() + LENGTH;
+        let mut packet = vec![0x45, 0, 0, total as u8, 0, index as u8, 0x40, 0, 64, protocol, 0, 0];
+        packet.extend(Ipv4Addr::new(10, 5, 2, 2).octets());
+        packet.extend(OWN.octets());
+        let sum = checksum::checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(headers);
+        packet.resize(total, index as u8);
+        if protocol == 6 {
+            packet[24..28].copy_from_slice(&((index * LENGTH) as u32).to_be_bytes());
+        }
+        // The pseudo-header: addresses, protocol, length (RFC 768).
+        let mut summed = packet[12..20].to_vec();
+        summed.extend([0, protocol, 0, (total - 20) as u8]);
+        summed.extend(&packet[20..]);
+        let sum = checksum::checksum(&summed);
+        packet[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        packet
+    };
+    (0..COUNT).map(packet).collect()
+}
+
+/// Sends one flow's packets out of the tunnel, and checks that they come one by one, in order, and as they were.
+fn receive_through(lab: &Lab, protocol: u8) {
+    let receiver = Socket::new(Domain::IPV4, Type::RAW, Some(i32::from(protocol).into())).unwrap();
+    receiver.bind(&SocketAddrV4::new(OWN, 0).into()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let packets = flow(protocol);
+    setsockopt(&lab.peer, sockopt::UdpGsoSegment, &(packets[0].len() as libc::c_int)).unwrap();
+    lab.peer.send_to(&packets.concat(), (HERE, PORT)).unwrap();
+    for sent in packets {
+        let mut received = [0; 2048];
+        let length = (&receiver).read(&mut received).unwrap();
+        let mut expected = sent;
+        // One hop further, which the header's checksum makes up for.
+        (expected[8], expected[10]) = (received[8], received[10]);
+        assert_eq!((received[8], checksum::checksum(&received[..20])), (63, 0));
+        assert_eq!(received[..length], expected);
+    }
+}
+
+#[test]
+fn large_packets_that_the_device_refuses_are_written_one_by_one_and_for_good() {
+    alone("large_packets_that_the_device_refuses_are_written_one_by_one_and_for_good", |lab| {
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        // The second octet of the offload header is the kind of large packet, zero for none.
+        refusal::refuse_writes(move |header| {
+            let large = header[1] != 0;
+            count.fetch_add(usize::from(large), Ordering::Relaxed);
+            large
+        });
+        for (protocol, bulk) in [(17, Bulk::TunUdp), (6, Bulk::TunTcp)] {
+            let before = refused.load(Ordering::Relaxed);
+            let running = lab.start();
+            assert!(lab.counters.in_use(bulk));
+            receive_through(&lab, protocol);
+            let first = refused.load(Ordering::Relaxed);
+            assert!(first > before, "no large packet was written");
+            receive_through(&lab, protocol);
+            running.stop();
+            assert!(!lab.counters.in_use(bulk), "{bulk:?} is still in use");
+
+            // As after a change of the underlay's address.
+            let running = lab.start();
+            receive_through(&lab, protocol);
+            running.stop();
+            assert_eq!(refused.load(Ordering::Relaxed), first, "{bulk:?} was tried again");
+        }
+        assert_eq!(lab.counters.inbound().drops(DropReason::WriteFailed), 0);
+        assert_eq!(lab.counters.inbound().packets_out.get(), 6 * COUNT as u64);
+    });
 }
 
 #[test]
 fn a_filter_that_forbids_reads_without_waiting_stops_no_packet() {
     alone("a_filter_that_forbids_reads_without_waiting_stops_no_packet", |lab| {
-        forbid(libc::SYS_preadv2);
+        refusal::forbid(libc::SYS_preadv2);
         let running = lab.start();
         for _ in 0..3 {
             lab.send_through();
