@@ -171,7 +171,7 @@ async fn start_and_watch<R: Registry>(
     );
 
     let bound = SocketAddrV4::new(underlay.address, network.port);
-    let udp = live::open_udp(&mut inherited, bound, queues.count)?;
+    let udp = live::open_udp(&mut inherited, bound, queues.count).await?;
     let tun = Arc::new(live::open_tun(&mut inherited, DEVICE, config.offload, queues)?);
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;

@@ -29,6 +29,8 @@ use tokio::{
     time::{Duration, Instant},
 };
 
+use crate::host::port;
+
 pub use metrics::Sources;
 
 /// Why the daemon is not ready; it is when nothing is wrong.
@@ -118,10 +120,12 @@ pub struct ListenError {
 /// Opens the port.
 ///
 /// # Errors
-/// It is in use or the address is not local.
+/// It stays in use or the address is not local.
 pub async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, ListenError> {
     let address = SocketAddr::new(ip, port);
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let listener = port::once_free(async || TcpListener::bind(address).await, in_use).await;
+    listener.map_err(|source| ListenError { address, source })
 }
 
 /// Answers requests until the future is dropped.

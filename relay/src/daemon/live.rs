@@ -26,6 +26,7 @@ use crate::{
     host::{
         device::{self, DeviceConfig},
         notify::{self, Inherited},
+        port,
         subnet_env::SubnetEnv,
     },
     http::{Sources, status::Node},
@@ -58,7 +59,7 @@ pub(super) fn open_tun(
 }
 
 /// The socket of an earlier run, if it is bound to `address`, or new ones, as many as there are queues.
-pub(super) fn open_udp(
+pub(super) async fn open_udp(
     inherited: &mut Inherited,
     address: SocketAddrV4,
     queues: NonZeroUsize,
@@ -67,7 +68,10 @@ pub(super) fn open_udp(
     let earlier = earlier.filter(|_| queues == NonZeroUsize::MIN);
     match earlier.filter(|socket| socket.local_addr().is_ok_and(|bound| bound == address.into())) {
         Some(socket) => Ok(vec![Sockets::one(socket)]),
-        None => Sockets::open(address, queues),
+        None => {
+            let in_use = |error: &SocketError| matches!(error, SocketError::InUse(_));
+            port::once_free(async || Sockets::open(address, queues), in_use).await
+        }
     }
 }
 

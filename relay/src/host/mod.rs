@@ -7,5 +7,6 @@ pub mod guard;
 #[cfg(test)]
 mod namespace;
 pub mod notify;
+pub mod port;
 pub mod privileges;
 pub mod subnet_env;
