@@ -202,6 +202,16 @@ impl Running {
         Error::Query { node: self.node.clone(), what: what.to_owned(), why: why.to_owned() }
     }
 
+    /// Sends a signal, unless the daemon has ended: its pid may be another's then.
+    fn signal(&mut self, signal: Signal) {
+        if self.exited().is_none()
+            && let Ok(pid) = i32::try_from(self.child.id())
+            && let Err(error) = kill(Pid::from_raw(pid), signal)
+        {
+            tracing::warn!(node = self.node, %signal, %error, "signal not sent");
+        }
+    }
+
     async fn wait_ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let child = &mut self.child;
         wait::until("the daemon to end", within, async || match child.try_wait() {
@@ -255,7 +265,7 @@ impl Daemon for Running {
 
     fn pause(&mut self, paused: bool) -> LocalBoxFuture<'_, Result<(), Error>> {
         async move {
-            signal(&self.child, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+            self.signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
             let stat = format!("/proc/{}/stat", self.child.id());
             let awaited =
                 format!("the daemon on {} to be {}", self.node, if paused { "stopped" } else { "continued" });
@@ -312,7 +322,7 @@ impl Daemon for Running {
             if let Some(status) = self.exited() {
                 return Ok(status);
             }
-            signal(&self.child, Signal::SIGTERM);
+            self.signal(Signal::SIGTERM);
             if let Some(status) = self.wait_ended(STOPPED_WITHIN).await {
                 return Ok(status);
             }
@@ -324,7 +334,7 @@ impl Daemon for Running {
 
     fn kill(&mut self) -> LocalBoxFuture<'_, Result<(), Error>> {
         async move {
-            signal(&self.child, Signal::SIGKILL);
+            self.signal(Signal::SIGKILL);
             match self.wait_ended(STOPPED_WITHIN).await {
                 Some(_) => Ok(()),
                 None => Err(self.query("its end", "SIGKILL did not end it")),
@@ -341,20 +351,11 @@ impl Daemon for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.exited().is_none() {
-            signal(&self.child, Signal::SIGKILL);
+            self.signal(Signal::SIGKILL);
             if let Err(error) = self.child.wait() {
                 tracing::warn!(node = self.node, %error, "daemon not waited for");
             }
         }
-    }
-}
-
-/// Sends a signal to a child that was not yet waited for, so that its pid is still its own.
-fn signal(child: &Child, signal: Signal) {
-    if let Ok(pid) = i32::try_from(child.id())
-        && let Err(error) = kill(Pid::from_raw(pid), signal)
-    {
-        tracing::warn!(pid, %signal, %error, "signal not sent");
     }
 }
 
