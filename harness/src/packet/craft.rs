@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use etherparse::checksum::Sum16BitWords;
 
 use super::icmp::Kind;
-use super::{marker, pseudo_header};
+use super::{Ipv4, marker, pseudo_header};
 
 /// IANA's numbers.
 const ICMP: u8 = 1;
@@ -115,6 +115,14 @@ impl Carries {
 }
 
 impl Craft {
+    /// Takes over what the header says of a packet that is given as octets, so that it is known by it.
+    pub fn take_header(&mut self, header: &Ipv4) {
+        (self.source, self.destination) = (header.source, header.destination);
+        (self.ttl, self.id) = (header.ttl, header.id);
+        self.carries = Carries::Other { protocol: header.protocol };
+        self.size = header.len.saturating_sub(28);
+    }
+
     /// Its octets, with a marker of this number where there is room for one.
     #[must_use]
     pub fn octets(&self, number: u32) -> Vec<u8> {

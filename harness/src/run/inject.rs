@@ -7,6 +7,7 @@ use super::observe::{drops, icmp_sent};
 use super::{Runner, StepError};
 use crate::flow::{Cell, Crafted, End, Journey, Key, Observation, Place, Probe, fingerprint};
 use crate::lab::kernel::received_is_processed;
+use crate::packet::Ipv4;
 use crate::packet::craft::{self, Carries, Craft, Defects, Slice};
 use crate::probe::{self, Exit, RawSocket};
 use crate::suite::{Device, Envelope, Inject, Injected, Packet};
@@ -60,11 +61,14 @@ impl Runner<'_> {
             if packet.fragment_offset.is_some() || packet.fragment_size.is_some() { first } else { number };
         let word = |word: &Option<_>| self.word(word.as_deref());
         let (source, to) = (word(&packet.from)?, word(&packet.to)?);
-        let craft = craft(packet, source, to, marked);
+        let mut craft = craft(packet, source, to, marked);
         let inner = match &packet.hex {
             Some(hex) => octets(hex),
             None => craft.octets(marked),
         };
+        if packet.hex.is_some() && envelope.is_empty() {
+            craft.take_header(&Ipv4::salvage(&inner));
+        }
         let outer = (!envelope.is_empty()).then(|| port(FIRST_OUTER_PORT, number));
         let outer = outer.map(|unique| envelope.source_port.unwrap_or(unique));
         let made = match outer {
@@ -83,8 +87,8 @@ impl Runner<'_> {
         let probe = Probe {
             number,
             from: from.to_owned(),
-            source,
-            to,
+            source: craft.source,
+            to: craft.destination,
             ttl: craft.ttl,
             size: craft.size,
             df: false,

@@ -34,12 +34,8 @@ impl Check<'_> {
             if datagram.is_empty() && inject.into.is_none() {
                 self.mended(packet, &at);
             }
-            if packet.to.is_none() && datagram.is_empty() && inject.into.is_none() {
-                self.lacks(
-                    &at,
-                    "the packet has nowhere to go",
-                    "give it a `to`, or a `datagram`, or a device",
-                );
+            if packet.hex.is_some() && datagram.is_empty() {
+                self.header(packet);
             }
         }
     }
@@ -125,6 +121,17 @@ impl Check<'_> {
                 "not a multiple",
                 help,
             );
+        }
+    }
+
+    /// Octets in no datagram are followed, and routed, by their header.
+    fn header(&mut self, packet: &Packet) {
+        let Some(hex) = &packet.hex else { return };
+        let is_ipv4 =
+            |octets: &Vec<u8>| octets.len() >= 20 && octets.first().is_some_and(|octet| octet >> 4 == 4);
+        if hexadecimal(hex).is_some_and(|octets| !is_ipv4(&octets)) {
+            let help = "begin with an IPv4 header of 20 octets, or put them into a `datagram`";
+            self.mistake(hex, "these octets are no IPv4 packet".to_owned(), "goes nowhere", help);
         }
     }
 

@@ -437,7 +437,11 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "inject = { from = 'a', packet = { from = 'c1' }, datagram = { to = 'b' } }".to_owned(),
             "the packet has no `to`",
         ),
-        ("", "inject = { from = 'a', packet = { hex = '45' } }".to_owned(), "the packet has nowhere to go"),
+        (
+            "",
+            "inject = { from = 'a', packet = { hex = '45' } }".to_owned(),
+            "these octets are no IPv4 packet",
+        ),
         ("", "say = ' '".to_owned(), "`say` says nothing"),
         (
             "subnets = { a = '10.5.0.0/24' }",
@@ -487,6 +491,7 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("", "ping-all = {}".to_owned()),
         ("", inject("from = 'a', into = 'flannel0'", "ttl = 0, options = '01 01 01 00'")),
         ("", "inject = { from = 'a', datagram = { to = 'b' }, packet = { hex = '' } }".to_owned()),
+        ("", format!("inject = {{ from = 'c1', packet = {{ hex = '45{}' }} }}", "00".repeat(19))),
         ("", "flood = { from = 'c1', to = 'c2', packets = 60, rate = 1, max-lost = 0 }".to_owned()),
         ("", "transfer = { from = 'a', to = '10.5.2.1', by = 'udp', octets = 1 }".to_owned()),
         ("", "inject = { from = 'a', packet = { from = 'a' }, variants = [{ name = 'x', packet = { to = 'b' } }] }".to_owned()),

@@ -145,7 +145,8 @@ layered! {
         /// Octets of junk that follow the packet.
         #[schemars(range(min = 0, max = 1400))]
         pub trailing: u16,
-        /// All octets in hexadecimal digits, in the place of everything else.
+        /// All octets in hexadecimal digits, in the place of everything else. In no datagram they are routed, and followed,
+        /// by their IPv4 header.
         pub hex: Text,
     }
 }
