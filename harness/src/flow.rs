@@ -8,6 +8,7 @@
 
 mod defect;
 mod difference;
+mod extent;
 mod hop;
 mod journey;
 mod judge;
@@ -28,6 +29,7 @@ mod verdict;
 mod walk;
 
 pub use difference::{Difference, first_difference};
+pub use extent::Extent;
 pub use hop::{Hop, Sighting};
 pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;

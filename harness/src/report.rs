@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::capture::pcapng;
-use crate::flow;
+use crate::flow::{self, Extent};
 use crate::owner;
-use crate::run::Runner;
+use crate::run::{Runner, heading};
 use crate::suite::Case;
 
 /// Lines of warnings and errors of a daemon's log that are shown at once.
@@ -28,7 +28,12 @@ pub async fn write(
     }
     let actual = runner.text().to_owned();
     if let Some(difference) = expected.and_then(|expected| flow::first_difference(expected, &actual)) {
-        let _ = writeln!(text, "first difference\n  {}", indent(&difference.to_string()));
+        let expected = expected.unwrap_or_default();
+        let headings: Vec<String> = case.steps.iter().map(|step| first_line(&heading(step))).collect();
+        let extent = Extent::new(expected, &actual, &headings);
+        let title = extent.first_step.and_then(|number| Some((number, case.steps.get(number - 1)?.title())));
+        let place = title.map_or(String::new(), |(number, title)| format!(", in step {number}, `{title}`"));
+        let _ = writeln!(text, "first difference{place}\n  {}", indent(&format!("{difference}{extent}")));
     }
     let nodes = nodes(runner).await;
     let is_new = expected.is_none() && pending.is_some();
@@ -150,6 +155,10 @@ async fn nodes(runner: &Runner<'_>) -> String {
 /// Whether a line of a daemon's log is more than a note of what it does. Logs are there in full beside the report.
 fn is_trouble(line: &str) -> bool {
     line.split_whitespace().take(3).any(|word| matches!(word, "WARN" | "ERROR")) || line.contains("panicked")
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn indent(text: &str) -> String {

@@ -223,10 +223,7 @@ impl<'a> Runner<'a> {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
-        match step {
-            Step::Say(prose) => self.line(prose.trim()),
-            _ => self.line(format!("$ {}", step.title())),
-        }
+        self.line(heading(step));
     }
 
     fn line(&mut self, line: impl AsRef<str>) {
@@ -262,6 +259,14 @@ impl<'a> Runner<'a> {
         for container in self.lab.topology.containers_of(node) {
             self.map.insert(container.address, &container.name, &container.name);
         }
+    }
+}
+
+/// What stands above what a step adds to the text.
+pub(crate) fn heading(step: &Step) -> String {
+    match step {
+        Step::Say(prose) => prose.trim().to_owned(),
+        _ => format!("$ {}", step.title()),
     }
 }
 

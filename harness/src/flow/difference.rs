@@ -20,11 +20,7 @@ pub struct Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
-        // A line that is there and has no such field says that nothing changed at that hop.
-        let both = self.expected_line.is_some() && self.actual_line.is_some();
-        let part =
-            |part: &Option<String>| if both && part.is_none() { "no change".to_owned() } else { told(part) };
-        writeln!(f, "{}: expected {}, got {}", self.place, part(&self.expected), part(&self.actual))?;
+        writeln!(f, "{}: {}", self.place, self.contrast())?;
         for line in &self.before {
             writeln!(f, "            {line}")?;
         }
@@ -35,6 +31,44 @@ impl std::fmt::Display for Difference {
             writeln!(f, "            {:same$}^", "")?;
         }
         Ok(())
+    }
+}
+
+impl Difference {
+    /// What was expected against what is there, in words.
+    fn contrast(&self) -> String {
+        // A line that is there but lacks the field: at a hop, where a line says only what changed, nothing did.
+        let both = self.expected_line.is_some() && self.actual_line.is_some();
+        match (&self.expected, &self.actual) {
+            (Some(expected), None) if both => match unchanged(expected) {
+                Some(what) if self.is_hop() => format!("expected {expected}, but {what} did not change"),
+                _ => format!("expected {expected}, which is not there"),
+            },
+            (None, Some(actual)) if both => match unchanged(actual) {
+                Some(what) if self.is_hop() => format!("{what} was not to change, but became {actual}"),
+                _ => format!("got {actual}, which is not expected"),
+            },
+            (expected, actual) => {
+                let told = |part: &Option<String>| part.clone().unwrap_or_else(|| "nothing".to_owned());
+                format!("expected {}, got {}", told(expected), told(actual))
+            }
+        }
+    }
+
+    fn is_hop(&self) -> bool {
+        matches!(self.actual_line.as_deref().map(Line::read), Some(Line::Hop(..)))
+    }
+}
+
+/// The field of a packet of whose change a hop's line speaks, if it is one that a packet always has.
+fn unchanged(field: &str) -> Option<&'static str> {
+    match field.split(' ').next()? {
+        "ttl" => Some("the TTL"),
+        "src" => Some("the source"),
+        "dst" => Some("the destination"),
+        "len" => Some("the length"),
+        "dscp" | "ecn" | "tos" => Some("the TOS octet"),
+        _ => None,
     }
 }
 
@@ -66,18 +100,20 @@ pub fn first_difference(expected: &str, actual: &str) -> Option<Difference> {
     None
 }
 
-fn lines(text: &str) -> Vec<&str> {
+pub(super) fn lines(text: &str) -> Vec<&str> {
     text.lines().filter(|line| !line.trim().is_empty()).collect()
 }
 
 /// Two blanks or more separate fields; one is inside a field.
-fn fields(line: &str) -> Vec<&str> {
+pub(super) fn fields(line: &str) -> Vec<&str> {
     line.split("  ").map(str::trim).filter(|field| !field.is_empty()).collect()
 }
 
 /// What kind of line it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Line<'a> {
+pub(super) enum Line<'a> {
+    /// A step begins, within another or not: its title.
+    Step(&'a str),
     /// A flow begins: its number, then fields.
     Header(&'a str, Vec<&'a str>),
     /// A hop: its place, then what changed.
@@ -89,8 +125,11 @@ enum Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn read(line: &'a str) -> Self {
+    pub(super) fn read(line: &'a str) -> Self {
         let text = line.trim_start_matches("  |").trim();
+        if let Some(title) = text.strip_prefix("$ ") {
+            return Self::Step(title);
+        }
         if let Some((number, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
             return Self::Header(number, fields(rest));
         }
@@ -111,7 +150,9 @@ impl<'a> Line<'a> {
 
 /// Where in the text the comparison is.
 #[derive(Debug, Default)]
-struct Context {
+pub(super) struct Context {
+    /// The step's title.
+    step: Option<String>,
     /// The flow's number.
     flow: Option<String>,
     /// Hops of the flow so far.
@@ -122,15 +163,23 @@ struct Context {
 }
 
 impl Context {
-    /// Takes note of a line that is the same in both texts.
-    fn pass(&mut self, line: &str) {
+    /// Takes note of a line that the comparison goes past.
+    pub(super) fn pass(&mut self, line: &str) {
         let cells = fields(line);
         match Line::read(line) {
-            Line::Header(number, _) => *self = Self { flow: Some(number.to_owned()), ..Self::default() },
+            Line::Step(title) => *self = Self { step: Some(title.to_owned()), ..Self::default() },
+            Line::Header(number, _) => {
+                *self = Self { step: self.step.take(), flow: Some(number.to_owned()), ..Self::default() };
+            }
             Line::Hop(..) => self.hops += 1,
             Line::Other(_) if cells.first() == Some(&"probe") => {
-                *self = Self { hosts: cells.into_iter().map(str::to_owned).collect(), ..Self::default() };
+                let cells: Vec<String> = cells.into_iter().map(str::to_owned).collect();
+                // Where columns are points, their hosts stand here and their interfaces in the next line.
+                let of_points = cells.last().is_some_and(|last| last == "ended");
+                let (hosts, columns) = if of_points { (cells, Vec::new()) } else { (Vec::new(), cells) };
+                *self = Self { step: self.step.take(), hosts, columns, ..Self::default() };
             }
+            // The second line of a table's heading, which has no cell below `probe`.
             Line::Other(_) if !self.hosts.is_empty() && self.columns.is_empty() => {
                 let points =
                     self.hosts.iter().skip(1).zip(&cells).map(|(host, cell)| format!("{host} {cell}"));
@@ -141,11 +190,21 @@ impl Context {
         }
     }
 
+    /// The number of the flow that the last line belongs to.
+    pub(super) fn flow(&self) -> Option<&str> {
+        self.flow.as_deref()
+    }
+
+    /// What the columns of the table are called that the last line belongs to.
+    pub(super) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
     /// The place, what was expected there, what is there.
     fn tell(&self, expected: Option<&str>, actual: Option<&str>) -> (String, Option<String>, Option<String>) {
         let (one, other) = (expected.map(Line::read), actual.map(Line::read));
         let flow = |number: &str| format!("[{number}]");
-        let here = self.flow.as_deref().map(flow).unwrap_or_else(|| "the text".to_owned());
+        let here = self.flow.as_deref().map_or_else(|| self.step(), flow);
         let hop = self.hops + 1;
         match (&one, &other) {
             (Some(Line::Hop(place, was)), Some(Line::Hop(same, is))) if place == same => {
@@ -160,11 +219,36 @@ impl Context {
             (Some(Line::Verdict(was)), Some(Line::Verdict(is))) => {
                 (format!("{here} verdict"), Some((*was).to_owned()), Some((*is).to_owned()))
             }
+            (Some(Line::Step(was)), Some(Line::Step(is))) => {
+                (self.next_step(), Some((*was).to_owned()), Some((*is).to_owned()))
+            }
             (Some(Line::Other(was)), Some(Line::Other(is))) if !self.columns.is_empty() => self.cell(was, is),
             (Some(Line::Hop(..)), _) | (_, Some(Line::Hop(..))) => {
                 (format!("{here} hop {hop}"), one.map(summary), other.map(summary))
             }
-            _ => (format!("after {here}"), one.map(summary), other.map(summary)),
+            _ => (self.below(), one.map(summary), other.map(summary)),
+        }
+    }
+
+    /// The step, as a place.
+    fn step(&self) -> String {
+        self.step.as_ref().map_or_else(|| "the beginning".to_owned(), |title| format!("`{title}`"))
+    }
+
+    fn next_step(&self) -> String {
+        if self.step.is_some() {
+            format!("the step after {}", self.step())
+        } else {
+            "the first step".to_owned()
+        }
+    }
+
+    /// Where a line stands that belongs to no packet and no table.
+    fn below(&self) -> String {
+        match (&self.flow, &self.step) {
+            (Some(number), _) => format!("after [{number}]"),
+            (None, Some(_)) => format!("below {}", self.step()),
+            (None, None) => "at the beginning".to_owned(),
         }
     }
 
@@ -179,6 +263,7 @@ impl Context {
 
 fn summary(line: Line<'_>) -> String {
     match line {
+        Line::Step(title) => format!("`{title}`"),
         Line::Header(number, fields) => format!("[{number}] {}", fields.first().unwrap_or(&"")),
         Line::Hop(place, _) => place,
         Line::Verdict(verdict) => verdict.to_owned(),

@@ -256,7 +256,19 @@ fn every_kind_of_line_that_differs_is_told_in_its_own_words() {
     assert_eq!(first_difference(&expected, &expected), None);
     assert_eq!(first_difference(&expected, &expected.replace("flannel0  ", "flannel0    ")), None);
     assert_eq!(edited("len 84", "len 85"), "[1] as first seen: expected len 84, got len 85");
-    assert_eq!(edited("  out of udp", ""), "[1] hop 6, at b flannel0 <: expected out of udp, got no change");
+    assert_eq!(
+        edited("  out of udp", ""),
+        "[1] hop 6, at b flannel0 <: expected out of udp, which is not there"
+    );
+    assert_eq!(
+        edited("ttl 61  out", "out"),
+        "[1] hop 6, at b flannel0 <: expected ttl 61, but the TTL did not change"
+    );
+    assert_eq!(
+        edited("a   cni0      <", "a   cni0      <  ttl 63"),
+        "[1] hop 2, at a cni0 <: the TTL was not to change, but became ttl 63"
+    );
+    assert_eq!(edited("len 84", "len 84  df"), "[1] as first seen: got df, which is not expected");
     assert_eq!(edited("    b   eth0      <\n", ""), "[1] hop 5: expected b eth0 <, got b flannel0 <");
     let cut =
         expected.lines().take(4).collect::<Vec<_>>().join("\n") + "\n    => dropped in a's relay: no-route\n";
@@ -267,6 +279,40 @@ fn every_kind_of_line_that_differs_is_told_in_its_own_words() {
     );
     let request_only = expected.split("\n[2]").next().unwrap();
     assert_eq!(headline(request_only), "after [1]: expected [2] c2 > c1, got nothing");
+}
+
+#[test]
+fn a_line_of_no_packet_is_told_by_its_step() {
+    let headline = |expected: &str, actual: &str| {
+        let difference = first_difference(expected, actual).unwrap().to_string();
+        difference.lines().next().unwrap().to_owned()
+    };
+    let text = "$ subnet-file a\n\n  FLANNEL_MTU=1472\n\n$ leases\n";
+    assert_eq!(
+        headline(text, &text.replace("1472", "1500")),
+        "below `subnet-file a`: expected FLANNEL_MTU=1472, got FLANNEL_MTU=1500"
+    );
+    assert_eq!(
+        headline(text, &text.replace("$ leases", "$ ping c1 > c2")),
+        "the step after `subnet-file a`: expected leases, got ping c1 > c2"
+    );
+    assert_eq!(headline("$ leases\n", "$ ping-all\n"), "the first step: expected leases, got ping-all");
+    assert_eq!(headline("One.\n", "Two.\n"), "at the beginning: expected One., got Two.");
+}
+
+#[test]
+fn a_mesh_has_its_columns_in_one_line() {
+    let mut mesh = Mesh::new();
+    for label in ["c1 > c2", "c2 > c1"] {
+        let whole = Recording::of(probe(5, 56)).there(&ping(5, 56)).back(&pong(64, 56)).replied(60);
+        mesh.push(&map(), label, &whole.journey());
+    }
+    let expected = mesh.to_string();
+    let difference = first_difference(&expected, &expected.replacen("c1 a b c2", "c1 a c2", 1)).unwrap();
+    assert_eq!(
+        difference.to_string().lines().next().unwrap(),
+        "row c1 > c2, column request by: expected c1 a b c2, got c1 a c2"
+    );
 }
 
 #[test]
