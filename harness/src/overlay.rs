@@ -14,6 +14,7 @@ use crate::topology::Node;
 use crate::wait::TimedOut;
 
 mod kernel;
+pub mod log;
 mod metrics;
 pub mod plain;
 pub mod relay;

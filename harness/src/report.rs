@@ -10,8 +10,8 @@ use crate::owner;
 use crate::run::{Runner, heading};
 use crate::suite::Case;
 
-/// Lines of warnings and errors of a daemon's log that are shown at once.
-const LOG_LINES: usize = 8;
+mod nodes;
+mod trouble;
 
 /// Writes the report's files to `directory` while the lab still runs, and returns what is to be said at once.
 pub async fn write(
@@ -35,16 +35,14 @@ pub async fn write(
         let place = title.map_or(String::new(), |(number, title)| format!(", in step {number}, `{title}`"));
         let _ = writeln!(text, "first difference{place}\n  {}", indent(&format!("{difference}{extent}")));
     }
-    let nodes = nodes(runner).await;
+    let nodes = nodes::describe(runner).await;
     let is_new = expected.is_none() && pending.is_some();
     if is_new {
         let _ = writeln!(text, "{}\n", actual.trim_end());
     }
-    for (file, content) in logs(runner) {
-        let tail: Vec<&str> = content.lines().rev().filter(|line| is_trouble(line)).take(LOG_LINES).collect();
-        if !tail.is_empty() {
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            let _ = writeln!(text, "trouble in {file}\n  {}\n", tail.join("\n  "));
+    for node in &runner.lab.topology.nodes {
+        if let Some(trouble) = trouble::of(runner, &case.steps, &node.name, &runner.lab.log(&node.name)) {
+            let _ = writeln!(text, "trouble in {}.log{trouble}", node.name);
         }
     }
     let _ = writeln!(text, "suite file  {}", case.path.display());
@@ -95,66 +93,6 @@ fn save(runner: &Runner<'_>, directory: &Path, files: Vec<(String, String)>) -> 
 fn logs(runner: &Runner<'_>) -> Vec<(String, String)> {
     let nodes = runner.lab.topology.nodes.iter();
     nodes.map(|node| (format!("{}.log", node.name), runner.lab.log(&node.name))).collect()
-}
-
-/// Links, addresses, routes, rules, leases and counters of every host, as far as they can still be had.
-async fn nodes(runner: &Runner<'_>) -> String {
-    let mut text = format!("{}\n", runner.lab.topology);
-    for host in runner.lab.hosts() {
-        let _ = writeln!(text, "{}", host.name());
-        for command in [["-s", "link"], ["address", "show"], ["route", "show"], ["neighbour", "show"]] {
-            let shown = host.output(&[&["ip", "-4", "-brief"][..], &command[..]].concat()).await;
-            let _ =
-                writeln!(text, "  ip {}\n    {}", command.join(" "), shown.trim().replace('\n', "\n    "));
-        }
-    }
-    for host in runner.lab.hosts() {
-        let rules = host.output(&["nft", "list", "ruleset"]).await;
-        let rules = rules.trim();
-        if !rules.is_empty() {
-            let _ = writeln!(text, "rules of {}\n    {}", host.name(), rules.replace('\n', "\n    "));
-        }
-    }
-    for (node, routes) in runner.lab.routes().await {
-        let _ = writeln!(text, "routes of {node}'s daemon");
-        match routes {
-            Ok(routes) => {
-                for (subnet, via) in routes {
-                    let _ = writeln!(text, "  {subnet} via {via}");
-                }
-            }
-            Err(error) => {
-                let _ = writeln!(text, "  {error}");
-            }
-        }
-    }
-    match runner.lab.leases().await {
-        Ok(leases) => {
-            let _ = writeln!(text, "leases");
-            for lease in leases {
-                let _ = writeln!(text, "  {}  {}  revision {}", lease.key, lease.value, lease.revision);
-            }
-        }
-        Err(error) => {
-            let _ = writeln!(text, "leases: {error}");
-        }
-    }
-    match runner.lab.counters().await {
-        Ok(all) => {
-            for (node, counters) in all {
-                let _ = writeln!(text, "counters of {node}\n{counters}");
-            }
-        }
-        Err(error) => {
-            let _ = writeln!(text, "counters: {error}");
-        }
-    }
-    text
-}
-
-/// Whether a line of a daemon's log is more than a note of what it does. Logs are there in full beside the report.
-fn is_trouble(line: &str) -> bool {
-    line.split_whitespace().take(3).any(|word| matches!(word, "WARN" | "ERROR")) || line.contains("panicked")
 }
 
 fn first_line(text: &str) -> String {

@@ -21,7 +21,10 @@ mod relay;
 mod shape;
 mod step;
 mod stream;
+mod timeline;
 mod transfer;
+
+pub use timeline::Begun;
 
 /// What came of a case, before its snapshot is looked at.
 #[derive(Debug)]
@@ -113,6 +116,8 @@ pub struct Runner<'a> {
     stopped_leader: Option<String>,
     /// What was broken on purpose, and when.
     episodes: Vec<faults::Episode>,
+    /// The steps that were begun, in order.
+    begun: Vec<Begun>,
     text: String,
     problems: Vec<String>,
     /// What recorded packets are to the flows.
@@ -140,6 +145,7 @@ impl<'a> Runner<'a> {
             paused: Vec::new(),
             stopped_leader: None,
             episodes: Vec::new(),
+            begun: Vec::new(),
             text: String::new(),
             problems: Vec::new(),
             notes: Vec::new(),
@@ -167,6 +173,7 @@ impl<'a> Runner<'a> {
             if !matches!(step, Step::WaitEnd(_)) {
                 self.settle().await.map_err(error(index, step))?;
             }
+            self.begin(index + 1, step);
             self.heading(step);
             let done = match self.step(step).await {
                 Ok(()) => self.end_floods().await,
@@ -237,8 +244,13 @@ impl<'a> Runner<'a> {
         self.line(text);
     }
 
+    /// Notes what is wrong in itself, and in which step.
     fn problem(&mut self, problem: impl Into<String>) {
-        self.problems.push(problem.into());
+        let problem = problem.into();
+        self.problems.push(match self.begun.last() {
+            Some(Begun { number, title, .. }) => format!("step {number}, `{title}`: {problem}"),
+            None => problem,
+        });
     }
 
     /// Notes what a journey has that nothing accounts for, and what was counted that no packet accounts for.

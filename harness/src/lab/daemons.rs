@@ -32,6 +32,12 @@ impl Lab {
         std::fs::read_to_string(self.dir.join(node).join("relay.log")).unwrap_or_default()
     }
 
+    /// Octets of that log.
+    pub fn log_length(&self, node: &str) -> usize {
+        let file = std::fs::metadata(self.dir.join(node).join("relay.log"));
+        file.map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+    }
+
     /// The daemons that can be asked, with their nodes' names.
     pub(super) fn answering(&self) -> impl Iterator<Item = (&String, &Box<dyn Daemon>)> {
         self.daemons.iter().filter(|(node, _)| !self.silent.contains(*node))

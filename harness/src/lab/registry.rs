@@ -242,6 +242,12 @@ impl Lab {
         Ok(found.await?)
     }
 
+    /// The names of etcd members that do not run.
+    pub fn stopped_members(&self) -> impl Iterator<Item = &str> {
+        let members = self.etcd.iter().flat_map(etcd::Cluster::members);
+        members.filter(|member| !member.is_running()).map(etcd::Member::name)
+    }
+
     /// Starts or stops an etcd member.
     ///
     /// # Errors

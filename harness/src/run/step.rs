@@ -243,6 +243,7 @@ impl Runner<'_> {
             if !self.streaming {
                 self.settle().await?;
             }
+            self.begin_inner(step);
             self.line(format!("\n  $ {}", step.title()));
             Box::pin(self.step(step)).await?;
         }

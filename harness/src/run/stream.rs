@@ -156,6 +156,7 @@ impl Runner<'_> {
         }
         self.streaming = true;
         for step in &stream.during {
+            self.begin_inner(step);
             self.line(format!("  $ {}", step.title()));
             Box::pin(self.step(step)).await?;
         }

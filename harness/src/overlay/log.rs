@@ -1,0 +1,85 @@
+//! Which lines of a daemon's log tell most.
+
+/// Of the end of a log, how many lines of what the daemon did are shown.
+const NOTES: usize = 12;
+/// And how many of what went wrong.
+const TROUBLE: usize = 8;
+
+/// Whether a line is more than a note of what the daemon does.
+pub fn is_trouble(line: &str) -> bool {
+    matches!(level(line), Some("WARN" | "ERROR")) || line.contains("panicked")
+}
+
+/// The end of a log: the last lines of what the daemon did and the last of what went wrong, in their order, so that a
+/// warning that comes again and again does not hide how far the daemon had come. `…` stands for lines left out.
+pub(super) fn end(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let (mut notes, mut trouble) = (NOTES, TROUBLE);
+    let mut kept = Vec::new();
+    for (at, line) in lines.iter().enumerate().rev() {
+        let left = match level(line) {
+            Some("DEBUG" | "TRACE") => continue,
+            Some("INFO") => &mut notes,
+            // A line without a level, as of a panic, is no note.
+            _ => &mut trouble,
+        };
+        if *left > 0 {
+            *left -= 1;
+            kept.push((at, *line));
+        }
+    }
+    let mut text = String::new();
+    let mut next = 0;
+    for (at, line) in kept.into_iter().rev() {
+        if at > next {
+            text += "…\n";
+        }
+        next = at + 1;
+        text += line;
+        text += "\n";
+    }
+    if next < lines.len() {
+        text += "…\n";
+    }
+    text
+}
+
+/// `INFO`, if that is a line's level: tracing's format has it after the time.
+fn level(line: &str) -> Option<&str> {
+    let is_level = |word: &&str| matches!(*word, "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR");
+    line.split_whitespace().take(3).find(is_level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(level: &str, numbers: std::ops::Range<u32>) -> String {
+        numbers.fold(String::new(), |text, at| {
+            text + &format!("2026-11-27T17:17:45Z  {level} relay: line {at}\n")
+        })
+    }
+
+    #[test]
+    fn trouble_is_told_by_its_level_and_not_by_a_word_further_on() {
+        assert!(is_trouble(
+            "2026-11-27T17:17:45.726339Z ERROR relay::registry::hold: another node's address"
+        ));
+        assert!(is_trouble("thread 'main' panicked at src/main.rs:3:5:"));
+        assert!(!is_trouble("2026-11-27T17:17:45.726339Z  INFO relay: a word such as ERROR"));
+    }
+
+    #[test]
+    fn a_warning_that_repeats_does_not_hide_how_far_the_daemon_came() {
+        let text = log("INFO", 0..14) + &log("WARN", 0..30) + &log("DEBUG", 0..40);
+        let expected = "…\n".to_owned() + &log("INFO", 2..14) + "…\n" + &log("WARN", 22..30) + "…\n";
+        assert_eq!(end(&text), expected);
+    }
+
+    #[test]
+    fn a_short_log_is_there_in_full() {
+        let text = log("INFO", 0..3) + "thread 'main' panicked at src/main.rs:3:5:\nno reason\n";
+        assert_eq!(end(&text), text);
+        assert_eq!(end(""), "");
+    }
+}
