@@ -128,20 +128,16 @@ async fn attempt(
 ) -> Outcome {
     tell(Event::Building);
     let start = std::time::Instant::now();
-    let mut runner = match Runner::build(workshop, case).await {
+    let mut runner = match Runner::wire(workshop, case).await {
         Ok(runner) => runner,
         Err(error) => return Outcome::without_run(Verdict::Failed(error.to_string())),
     };
+    let started = runner.start().await;
     let build = start.elapsed();
-    let of = case.steps.len();
-    let steps = runner.steps(|index, step, seen| {
-        tell(match seen {
-            None => Event::Step { number: index + 1, of, step },
-            Some(text) => Event::Seen { text },
-        });
-    });
-    let done = tokio::time::timeout(ENDED_WITHIN, steps).await;
-    let done = done.unwrap_or(Err(crate::run::Error::Endless { within: ENDED_WITHIN }));
+    let done = match started {
+        Ok(()) => do_steps(&mut runner, case, tell).await,
+        Err(error) => Err(error),
+    };
     let steps = start.elapsed().saturating_sub(build);
     let mut verdict = judge(&mut runner, case, done.err(), on_failure).await;
     if on_failure.keep_lab
@@ -159,6 +155,26 @@ async fn attempt(
         verdict = Verdict::Failed(format!("the case left behind:\n  {}", leaks.join("\n  ")));
     }
     Outcome { verdict, text, timings: Some(timings), repeated: false }
+}
+
+/// Does a case's steps, telling of each.
+async fn do_steps(
+    runner: &mut Runner<'_>,
+    case: &Case,
+    tell: &mut impl FnMut(Event<'_>),
+) -> Result<(), crate::run::Error> {
+    let of = case.steps.len();
+    let steps = runner.steps(|index, step, seen| {
+        tell(match seen {
+            None => Event::Step { number: index + 1, of, step },
+            Some(text) => Event::Seen { text },
+        });
+    });
+    let done = tokio::time::timeout(ENDED_WITHIN, steps).await;
+    done.unwrap_or_else(|_| {
+        let at = runner.begun().last().map(ToString::to_string);
+        Err(crate::run::Error::Endless { within: ENDED_WITHIN, at })
+    })
 }
 
 /// What is to be said of a case whose steps are done, or could not be.

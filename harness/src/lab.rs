@@ -146,6 +146,16 @@ pub enum Error {
     /// What was awaited did not come.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
+    /// What was awaited of a node did not come.
+    #[error("{source}\nof the daemon on {node}, {trace}")]
+    Node {
+        /// The node.
+        node: String,
+        /// What was awaited.
+        source: TimedOut,
+        /// What its daemon left.
+        trace: Box<overlay::Trace>,
+    },
     /// The lab's directory.
     #[error("creating {path}: {source}")]
     Dir {
@@ -189,11 +199,19 @@ impl Lab {
     /// When any part cannot be had. What was built is removed again.
     pub async fn build(workshop: &Workshop, topology: Topology) -> Result<Self, Error> {
         let mut lab = Self::wire(workshop, topology).await?;
-        lab.start_etcd().await?;
-        lab.wait_for_links(&[]).await?;
-        let started: Vec<Node> = lab.topology.nodes.iter().filter(|node| node.starts).cloned().collect();
-        lab.start_daemons(&started, &[]).await?;
+        lab.start().await?;
         Ok(lab)
+    }
+
+    /// Starts etcd, and the daemons of the nodes that have one from the start.
+    ///
+    /// # Errors
+    /// When one of them does not start. What came of it is still there to be looked at.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        self.start_etcd().await?;
+        self.wait_for_links(&[]).await?;
+        let started: Vec<Node> = self.topology.nodes.iter().filter(|node| node.starts).cloned().collect();
+        self.start_daemons(&started, &[]).await
     }
 
     /// Builds only hosts and links: nothing runs in them yet.

@@ -18,7 +18,10 @@ pub mod log;
 mod metrics;
 pub mod plain;
 pub mod relay;
+mod trace;
 pub mod vxlan;
+
+pub use trace::Trace;
 
 /// An overlay's kind: how it is started.
 pub trait Overlay: Send + Sync {
@@ -96,6 +99,16 @@ pub trait Daemon: Send {
 
     /// All that it has logged.
     fn log(&self) -> String;
+
+    /// What its `subnet.env` has, or why it cannot be read; none of an overlay that writes no such file.
+    fn subnet_file(&self) -> Option<String> {
+        None
+    }
+
+    /// What it leaves to be judged by.
+    fn trace(&self) -> Trace {
+        Trace::new(&self.log(), self.subnet_file())
+    }
 
     /// The last `lines` lines of its log.
     fn log_tail(&self, lines: usize) -> String {
@@ -253,7 +266,7 @@ pub enum Error {
         said: String,
     },
     /// It ended by itself.
-    #[error("the daemon on {node} ended by itself ({status}) {when}; the end of its log:\n{log}")]
+    #[error("the daemon on {node} ended by itself ({status}) {when}\n{trace}")]
     Exited {
         /// The node.
         node: String,
@@ -261,36 +274,38 @@ pub enum Error {
         status: ExitStatus,
         /// In which phase.
         when: &'static str,
-        /// The log's last lines.
-        log: String,
+        /// What it left.
+        trace: Box<Trace>,
     },
     /// It did not become ready.
-    #[error("the daemon on {node}: {source}; the end of its log:\n{log}")]
+    #[error("the daemon on {node}: {source}\n{trace}")]
     NotReady {
         /// The node.
         node: String,
         /// What was awaited.
         source: TimedOut,
-        /// The log's last lines.
-        log: String,
+        /// What it left.
+        trace: Box<Trace>,
     },
     /// It still runs.
-    #[error("the daemon on {node} still runs after {} s; the end of its log:\n{log}", .within.as_secs())]
+    #[error("the daemon on {node} still runs after {} s\n{trace}", .within.as_secs())]
     NotEnded {
         /// The node.
         node: String,
         /// How long it had.
         within: Duration,
-        /// The log's last lines.
-        log: String,
+        /// What it left.
+        trace: Box<Trace>,
     },
     /// It did not end.
-    #[error("the daemon on {node} did not end within {} s after SIGTERM; it was killed", .within.as_secs())]
+    #[error("the daemon on {node} did not end within {} s after SIGTERM; it was killed\n{trace}", .within.as_secs())]
     NotStopped {
         /// The node.
         node: String,
         /// How long it had.
         within: Duration,
+        /// What it left.
+        trace: Box<Trace>,
     },
     /// It could not be asked.
     #[error("asking the daemon on {node} for {what}: {why}")]

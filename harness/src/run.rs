@@ -58,10 +58,12 @@ pub enum Error {
     #[error("building the lab: {0}")]
     Build(#[source] lab::Error),
     /// Its steps do not end.
-    #[error("the steps did not end within {} s", .within.as_secs())]
+    #[error("the steps did not end within {} s{}", .within.as_secs(), at.as_ref().map_or(String::new(), |at| format!("; under way was {at}")))]
     Endless {
         /// How long they had.
         within: Duration,
+        /// The step that was under way.
+        at: Option<String>,
     },
     /// One of its steps.
     #[error("step {number}, `{title}`: {source}")]
@@ -125,14 +127,14 @@ pub struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Builds the case's lab.
+    /// Builds the hosts and links of the case's lab. Nothing runs in it yet.
     ///
     /// # Errors
     /// When it cannot be built.
-    pub async fn build(workshop: &Workshop, case: &'a Case) -> Result<Self, Error> {
-        let lab = Lab::build(workshop, case.topology.clone()).await.map_err(Error::Build)?;
+    pub async fn wire(workshop: &Workshop, case: &'a Case) -> Result<Self, Error> {
+        let lab = Lab::wire(workshop, case.topology.clone()).await.map_err(Error::Build)?;
         let map = Map::new(&case.topology, device(&lab));
-        let mut runner = Self {
+        Ok(Self {
             lab,
             case,
             map,
@@ -149,12 +151,21 @@ impl<'a> Runner<'a> {
             text: String::new(),
             problems: Vec::new(),
             notes: Vec::new(),
-        };
-        for node in case.topology.nodes.iter().filter(|node| node.starts) {
-            runner.name_attached(&node.name);
+        })
+    }
+
+    /// Starts what runs in the lab from the start.
+    ///
+    /// # Errors
+    /// When something does not start. How far it came is then there to be looked at.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        self.lab.start().await.map_err(Error::Build)?;
+        self.map = Map::new(&self.case.topology, device(&self.lab));
+        for node in self.case.topology.nodes.iter().filter(|node| node.starts) {
+            self.name_attached(&node.name);
         }
-        runner.note_faults(Duration::ZERO);
-        Ok(runner)
+        self.note_faults(Duration::ZERO);
+        Ok(())
     }
 
     /// Does all steps, telling `progress` of each as it begins, and what it has added to the text when it is done.

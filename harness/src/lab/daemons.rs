@@ -7,6 +7,7 @@ use futures_util::future::try_join_all;
 use super::{Error, INTERFACE, Lab, PREFIX};
 use crate::overlay::{Daemon, Site};
 use crate::topology::Node;
+use crate::wait::TimedOut;
 
 impl Lab {
     /// The daemons that run, with their nodes' names.
@@ -36,6 +37,14 @@ impl Lab {
     pub fn log_length(&self, node: &str) -> usize {
         let file = std::fs::metadata(self.dir.join(node).join("relay.log"));
         file.map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+    }
+
+    /// The error of a wait in vain in a host: of a node's, with what its daemon has to say.
+    pub(crate) fn waited_in_vain(&self, host: &str, source: TimedOut) -> Error {
+        match self.daemons.get(host) {
+            Some(daemon) => Error::Node { node: host.to_owned(), source, trace: daemon.trace().into() },
+            None => source.into(),
+        }
     }
 
     /// The daemons that can be asked, with their nodes' names.

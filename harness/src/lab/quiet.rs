@@ -152,8 +152,8 @@ impl Lab {
     fn expect_running(&mut self) -> Result<(), Error> {
         for (node, daemon) in &mut self.daemons {
             if let Some(status) = daemon.exited() {
-                let (node, log) = (node.clone(), daemon.log_tail(20));
-                return Err(overlay::Error::Exited { node, status, when: "while the case ran", log }.into());
+                let (node, trace) = (node.clone(), daemon.trace().into());
+                return Err(overlay::Error::Exited { node, status, when: "while the case ran", trace }.into());
             }
         }
         Ok(())

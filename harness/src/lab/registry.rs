@@ -185,7 +185,8 @@ impl Lab {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.to_string()),
             })
-            .await?;
+            .await
+            .map_err(|error| self.waited_in_vain(node, error))?;
         }
         Ok(())
     }
@@ -215,8 +216,8 @@ impl Lab {
                 (None, Some(_)) => Err("it has no route to it".to_owned()),
             }
         })
-        .await?;
-        Ok(())
+        .await
+        .map_err(|error| self.waited_in_vain(node, error))
     }
 
     /// The name of the etcd member that leads, once one does.

@@ -169,12 +169,12 @@ impl Running {
         })
         .await;
         if let Some(status) = ended {
-            let log = self.log_tail(20);
-            return Err(Error::Exited { node: self.node.clone(), status, when: "while starting", log });
+            let trace = self.trace().into();
+            return Err(Error::Exited { node: self.node.clone(), status, when: "while starting", trace });
         }
         waited.map_err(|source| {
-            let log = self.log_tail(20);
-            Error::NotReady { node: self.node.clone(), source, log }
+            let trace = self.trace().into();
+            Error::NotReady { node: self.node.clone(), source, trace }
         })
     }
 
@@ -285,8 +285,8 @@ impl Daemon for Running {
             match self.wait_ended(READY_WITHIN).await {
                 Some(status) => Ok(status),
                 None => {
-                    let (node, log) = (self.node.clone(), self.log_tail(20));
-                    Err(Error::NotEnded { node, within: READY_WITHIN, log })
+                    let (node, trace) = (self.node.clone(), self.trace().into());
+                    Err(Error::NotEnded { node, within: READY_WITHIN, trace })
                 }
             }
         }
@@ -326,8 +326,9 @@ impl Daemon for Running {
             if let Some(status) = self.wait_ended(STOPPED_WITHIN).await {
                 return Ok(status);
             }
+            let (node, trace) = (self.node.clone(), self.trace().into());
             self.kill().await?;
-            Err(Error::NotStopped { node: self.node.clone(), within: STOPPED_WITHIN })
+            Err(Error::NotStopped { node, within: STOPPED_WITHIN, trace })
         }
         .boxed_local()
     }
@@ -345,6 +346,15 @@ impl Daemon for Running {
 
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn subnet_file(&self) -> Option<String> {
+        let text = match fs::read_to_string(&self.subnet_file) {
+            Ok(text) => text,
+            Err(error) => return Some(format!("{}: {error}", self.subnet_file.display())),
+        };
+        let is_own = written(&self.subnet_file).is_ok_and(|now| now != self.found);
+        Some(if is_own { text } else { format!("(as it was before this start)\n{text}") })
     }
 }
 

@@ -57,19 +57,24 @@ impl Runner<'_> {
             };
             match output.status {
                 Some(status) if status == i32::from(exec.exit) && right => Ok(()),
-                Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{printed}")),
+                Some(status) if status == i32::from(exec.exit) => {
+                    Err(format!("it prints:\n{}", printed.trim_end()))
+                }
                 // Only what is awaited is worth another try.
                 status if exec.until.is_none() && exec.until_gone.is_none() => {
-                    let what = format!("{}, not {}; it printed:\n{printed}", ended(status), exec.exit);
+                    let what =
+                        format!("{}, not {}; it printed:\n{}", ended(status), exec.exit, printed.trim_end());
                     let what = format!("`{}` in {}: {what}", exec.command, exec.host);
                     failed = Some(crate::lab::Error::State { what });
                     Ok(())
                 }
-                status => Err(format!("{}, not {}; it prints:\n{printed}", ended(status), exec.exit)),
+                status => {
+                    Err(format!("{}, not {}; it prints:\n{}", ended(status), exec.exit, printed.trim_end()))
+                }
             }
         })
         .await
-        .map_err(crate::lab::Error::from)?;
+        .map_err(|error| self.lab.waited_in_vain(&exec.host, error))?;
         if let Some(error) = failed {
             return Err(error.into());
         }
