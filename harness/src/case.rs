@@ -171,10 +171,13 @@ async fn do_steps(
         });
     });
     let done = tokio::time::timeout(ENDED_WITHIN, steps).await;
-    done.unwrap_or_else(|_| {
-        let at = runner.begun().last().map(ToString::to_string);
-        Err(crate::run::Error::Endless { within: ENDED_WITHIN, at })
-    })
+    match done {
+        Ok(done) => done,
+        Err(_) => {
+            let at = runner.begun().last().map(ToString::to_string);
+            Err(crate::run::Error::Endless { within: ENDED_WITHIN, at })
+        }
+    }
 }
 
 /// What is to be said of a case whose steps are done, or could not be.

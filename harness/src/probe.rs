@@ -19,7 +19,7 @@ mod error_queue;
 mod flooder;
 mod raw;
 
-pub use bulk::Bulk;
+pub use bulk::{Bulk, Shortfall};
 pub use echoes::Echoes;
 use error_queue::QueuedError;
 pub use flooder::{Fill, Flooder};

@@ -42,9 +42,9 @@ impl Runner<'_> {
         self.lab.begin_flood()?;
         self.lab.note_unrecorded();
         let carried = tokio::task::spawn_blocking(move || bulk.carry()).await;
-        let problems = carried.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        for problem in problems {
-            self.problem(format!("the data did not arrive as it was sent: {problem}"));
+        let shortfall = carried.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        if let Some(shortfall) = shortfall {
+            self.problem(format!("from {}, {shortfall}", kernels.join(" to ")));
         }
 
         let after = count(&self.lab);
@@ -90,9 +90,31 @@ fn unaccounted(before: &Counters, now: &Counters, lossy: bool) -> Option<String>
     let sound =
         (lossy || outbound + inbound == 0) && read == sent + outbound && received == written + inbound;
     (!sound).then(|| {
+        let drops = now.drops_since(before).into_iter();
+        let drops: String =
+            drops.map(|(cause, count)| format!("; {count} {} {}", cause.way, cause.reason)).collect();
         format!(
             "of {read} packets {sent} were sent and {outbound} dropped, of {received} received {written} were written \
-             and {inbound} dropped"
+             and {inbound} dropped{drops}"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::DropCause;
+
+    #[test]
+    fn what_a_daemon_dropped_is_told_with_its_reason() {
+        let before = Counters { received: 10, device_written: 10, ..Counters::default() };
+        let mut now = Counters { received: 15, device_written: 13, ..Counters::default() };
+        let cause = DropCause { way: Way::Inbound, reason: "bad-length".to_owned() };
+        now.drops.insert(cause, 2);
+        assert_eq!(unaccounted(&before, &now, true), None);
+        assert_eq!(
+            unaccounted(&before, &now, false).unwrap(),
+            "of 0 packets 0 were sent and 0 dropped, of 5 received 3 were written and 2 dropped; 2 inbound bad-length"
+        );
+    }
 }
