@@ -114,7 +114,7 @@ pub(super) fn fields(line: &str) -> Vec<&str> {
 pub(super) enum Line<'a> {
     /// A step begins, within another or not: its title.
     Step(&'a str),
-    /// A flow begins: its number, then fields.
+    /// A flow begins, or the path of many: its name, `[3]` or `path 1 of requests`, then fields.
     Header(&'a str, Vec<&'a str>),
     /// A hop: its place, then what changed.
     Hop(String, Vec<&'a str>),
@@ -130,8 +130,15 @@ impl<'a> Line<'a> {
         if let Some(title) = text.strip_prefix("$ ") {
             return Self::Step(title);
         }
-        if let Some((number, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-            return Self::Header(number, fields(rest));
+        if text.starts_with('[')
+            && let Some((name, rest)) = text.split_once(' ').filter(|(name, _)| name.ends_with(']'))
+        {
+            return Self::Header(name, fields(rest));
+        }
+        if text.starts_with("path ")
+            && let Some((name, rest)) = text.split_once(": ")
+        {
+            return Self::Header(name, fields(rest));
         }
         if let Some(verdict) = text.strip_prefix("=> ") {
             return Self::Verdict(verdict);
@@ -153,7 +160,7 @@ impl<'a> Line<'a> {
 pub(super) struct Context {
     /// The step's title.
     step: Option<String>,
-    /// The flow's number.
+    /// The flow's name.
     flow: Option<String>,
     /// Hops of the flow so far.
     hops: usize,
@@ -168,8 +175,8 @@ impl Context {
         let cells = fields(line);
         match Line::read(line) {
             Line::Step(title) => *self = Self { step: Some(title.to_owned()), ..Self::default() },
-            Line::Header(number, _) => {
-                *self = Self { step: self.step.take(), flow: Some(number.to_owned()), ..Self::default() };
+            Line::Header(name, _) => {
+                *self = Self { step: self.step.take(), flow: Some(name.to_owned()), ..Self::default() };
             }
             Line::Hop(..) => self.hops += 1,
             Line::Other(_) if cells.first() == Some(&"probe") => {
@@ -190,7 +197,7 @@ impl Context {
         }
     }
 
-    /// The number of the flow that the last line belongs to.
+    /// The name of the flow that the last line belongs to.
     pub(super) fn flow(&self) -> Option<&str> {
         self.flow.as_deref()
     }
@@ -203,8 +210,7 @@ impl Context {
     /// The place, what was expected there, what is there.
     fn tell(&self, expected: Option<&str>, actual: Option<&str>) -> (String, Option<String>, Option<String>) {
         let (one, other) = (expected.map(Line::read), actual.map(Line::read));
-        let flow = |number: &str| format!("[{number}]");
-        let here = self.flow.as_deref().map_or_else(|| self.step(), flow);
+        let here = self.flow.clone().unwrap_or_else(|| self.step());
         let hop = self.hops + 1;
         match (&one, &other) {
             (Some(Line::Hop(place, was)), Some(Line::Hop(same, is))) if place == same => {
@@ -212,9 +218,9 @@ impl Context {
                 let (was, is) = if place.ends_with(" x") { first_unlike(was, is) } else { unlike(was, is) };
                 (format!("{here} hop {hop}, at {place}"), was, is)
             }
-            (Some(Line::Header(number, was)), Some(Line::Header(same, is))) if number == same => {
+            (Some(Line::Header(name, was)), Some(Line::Header(same, is))) if name == same => {
                 let (was, is) = unlike(was, is);
-                (format!("{} as first seen", flow(number)), was, is)
+                (format!("{name} as first seen"), was, is)
             }
             (Some(Line::Verdict(was)), Some(Line::Verdict(is))) => {
                 (format!("{here} verdict"), Some((*was).to_owned()), Some((*is).to_owned()))
@@ -246,7 +252,7 @@ impl Context {
     /// Where a line stands that belongs to no packet and no table.
     fn below(&self) -> String {
         match (&self.flow, &self.step) {
-            (Some(number), _) => format!("after [{number}]"),
+            (Some(name), _) => format!("after {name}"),
             (None, Some(_)) => format!("below {}", self.step()),
             (None, None) => "at the beginning".to_owned(),
         }
@@ -264,7 +270,7 @@ impl Context {
 fn summary(line: Line<'_>) -> String {
     match line {
         Line::Step(title) => format!("`{title}`"),
-        Line::Header(number, fields) => format!("[{number}] {}", fields.first().unwrap_or(&"")),
+        Line::Header(name, fields) => format!("{name} {}", fields.first().unwrap_or(&"")),
         Line::Hop(place, _) => place,
         Line::Verdict(verdict) => verdict.to_owned(),
         Line::Other(fields) => fields.join("  "),

@@ -20,6 +20,8 @@ pub struct Extent {
     steps: BTreeSet<usize>,
     /// The numbers of their packets.
     packets: Vec<String>,
+    /// The paths of a stream's packets.
+    paths: Vec<String>,
     /// The labels of their rows, if they are rows of a table.
     rows: Vec<String>,
     /// Their hops, or the columns of the cells that differ.
@@ -59,7 +61,8 @@ impl Extent {
         // The headings are those of one of the texts: the other may not have come to a step that is new.
         self.steps.extend(expected.and_then(|line| line.step).max(actual.and_then(|line| line.step)));
         for line in [expected, actual].into_iter().flatten() {
-            push(&mut self.packets, line.packet.clone());
+            let flows = if line.is_path() { &mut self.paths } else { &mut self.packets };
+            push(flows, line.flow.clone());
             push(&mut self.points, line.hop.clone());
             if !line.columns.is_empty() {
                 push(&mut self.rows, line.fields.first().map(|label| (*label).to_owned()));
@@ -90,10 +93,11 @@ impl std::fmt::Display for Extent {
             let steps: Vec<String> = self.steps.iter().map(usize::to_string).collect();
             write!(f, ", in step{} {}", if steps.len() > 1 { "s" } else { "" }, listed(&steps, steps.len()))?;
         }
-        let places = [("packet", &self.packets), ("row", &self.rows), ("at", &self.points)];
+        let places =
+            [("packet", &self.packets), ("", &self.paths), ("row", &self.rows), ("at", &self.points)];
         let places = places.into_iter().filter(|(_, all)| !all.is_empty()).map(|(what, all)| {
-            let plural = if all.len() > 1 && what != "at" { "s" } else { "" };
-            format!("{what}{plural} {}", listed(all, NAMED))
+            let plural = if all.len() > 1 && !matches!(what, "" | "at") { "s" } else { "" };
+            format!("{what}{plural} {}", listed(all, NAMED)).trim_start().to_owned()
         });
         let places: Vec<String> = places.collect();
         if !places.is_empty() {
@@ -123,10 +127,17 @@ struct Located<'a> {
     fields: Vec<&'a str>,
     /// The case's step, from 1.
     step: Option<usize>,
-    packet: Option<String>,
+    /// The packet's name, or that of the path of many.
+    flow: Option<String>,
     hop: Option<String>,
     /// The columns of the table that it is a row of.
     columns: Vec<String>,
+}
+
+impl Located<'_> {
+    fn is_path(&self) -> bool {
+        self.flow.as_ref().is_some_and(|name| !name.starts_with('['))
+    }
 }
 
 fn located<'a>(text: &'a str, headings: &[String]) -> Vec<Located<'a>> {
@@ -144,14 +155,15 @@ fn located<'a>(text: &'a str, headings: &[String]) -> Vec<Located<'a>> {
         let columns = context.columns().to_vec();
         context.pass(line);
         // What is said after a packet is no part of it.
-        let packet = context.flow().filter(|_| line.starts_with(['[', ' ']));
+        let is_header = matches!(Line::read(line), Line::Header(..));
+        let flow = context.flow().filter(|_| is_header || line.starts_with(' '));
         let hop = match Line::read(line) {
             Line::Hop(place, _) => place.rsplit_once(' ').map(|(point, _)| point.to_owned()),
             _ => None,
         };
         all.push(Located {
             step: (step > 0).then_some(step),
-            packet: packet.map(|number| format!("[{number}]")),
+            flow: flow.map(str::to_owned),
             hop,
             columns: if context.columns() == columns { columns } else { Vec::new() },
             fields,
@@ -218,6 +230,14 @@ ttl 2  2       2       reply ttl 60  delivered
             extent(&TEXT.replacen("    a     cni0      <\n", "", 1).replace("Prose.", "Other prose."));
         assert_eq!((extent.first_step, extent.more), (Some(1), 1));
         assert_eq!(extent.to_string(), "and 1 more line differs, in step 2");
+    }
+
+    #[test]
+    fn paths_of_a_stream_are_named_beside_packets() {
+        let text = "path 1 of requests: c1 > c2\n    a  cni0  <\n    a  eth0  >\n    => delivered\n";
+        let actual = text.replace("cni0  <", "cni0  <  ttl 1").replace("eth0  >", "eth0  >  ttl 2");
+        let expected = "and 1 more line differs: path 1 of requests, at a eth0";
+        assert_eq!(Extent::new(text, &actual, &[]).to_string(), expected);
     }
 
     #[test]

@@ -301,6 +301,15 @@ fn a_line_of_no_packet_is_told_by_its_step() {
 }
 
 #[test]
+fn a_hop_of_a_path_is_told_by_the_path() {
+    let text = "$ stream c1 > c2\n\n  $ link a down\n\npath 1 of requests: c1 > c2\n    a  cni0  <\n\n\
+                path 1 of replies: c2 > c1\n    b  eth0  >  ttl 63\n";
+    let difference = first_difference(text, &text.replace("ttl 63", "ttl 62")).unwrap().to_string();
+    let headline = difference.lines().next().unwrap();
+    assert_eq!(headline, "path 1 of replies hop 1, at b eth0 >: expected ttl 63, got ttl 62");
+}
+
+#[test]
 fn a_mesh_has_its_columns_in_one_line() {
     let mut mesh = Mesh::new();
     for label in ["c1 > c2", "c2 > c1"] {
