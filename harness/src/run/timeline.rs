@@ -75,3 +75,28 @@ impl Runner<'_> {
         faults.chain(members).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_with_the_one_in_it_and_what_was_broken() {
+        let begun = Begun {
+            number: 4,
+            title: "stream c1 > c2".to_owned(),
+            inner: None,
+            broken: Vec::new(),
+            logged: BTreeMap::from([("a".to_owned(), 120)]),
+        };
+        assert_eq!(begun.to_string(), "step 4, `stream c1 > c2`");
+        assert_eq!((begun.logged("a"), begun.logged("no node")), (120, 0));
+        let inner = Some("stop-etcd etcd".to_owned());
+        let begun =
+            Begun { inner, broken: vec!["b: link down".to_owned(), "m1 not running".to_owned()], ..begun };
+        assert_eq!(
+            begun.to_string(),
+            "step 4, `stream c1 > c2`, since its `stop-etcd etcd` (when it began: b: link down, m1 not running)"
+        );
+    }
+}
