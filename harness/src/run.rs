@@ -73,7 +73,7 @@ pub enum Error {
         /// Its title.
         title: String,
         /// What went wrong.
-        source: Box<StepError>,
+        source: StepError,
     },
 }
 
@@ -175,7 +175,7 @@ impl<'a> Runner<'a> {
     pub async fn steps(&mut self, mut progress: impl FnMut(usize, &Step, Option<&str>)) -> Result<(), Error> {
         let error = |index: usize, step: &Step| {
             let (number, title) = (index + 1, step.title());
-            move |source| Error::Step { number, title, source: Box::new(source) }
+            move |source| Error::Step { number, title, source }
         };
         for (index, step) in self.case.steps.iter().enumerate() {
             progress(index, step, None);
