@@ -17,6 +17,7 @@ mod bulk;
 mod echoes;
 mod error_queue;
 mod flooder;
+mod noise;
 mod raw;
 
 pub use bulk::{Bulk, Shortfall};

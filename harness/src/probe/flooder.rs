@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Error;
+use super::noise::noise;
 use crate::netns::Namespace;
 use crate::packet::marker;
 use crate::socket::set_option;
@@ -81,15 +82,7 @@ impl Fill {
     /// Payloads of `size` octets that look like nothing, and are the same at every run.
     #[must_use]
     pub fn garbage(size: u16) -> Self {
-        // Xorshift (Marsaglia 2003), from any seed but 0.
-        let mut state = 0x2545_f491_u32;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            (state >> 24) as u8
-        };
-        Self::Garbage((0..GARBAGE_LEN).map(|_| next()).collect(), size.into())
+        Self::Garbage(noise(0x2545_f491).take(GARBAGE_LEN).collect(), size.into())
     }
 
     /// The payload of a flood's `index`-th datagram.

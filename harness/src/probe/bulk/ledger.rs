@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::pattern::Pattern;
+use super::pattern::{Altered, Pattern};
 use super::shortfall::{Shortfall, Tally};
 use super::udp::{Datagrams, HEADER, WINDOW};
 
@@ -95,9 +95,10 @@ impl Ledger {
         };
         let Some((_, from, size)) = place else { return false };
         let flaw = if data.len() == size {
-            pattern.difference(stream, from, data).map(|at| {
-                let count = pattern.differing(stream, from, data);
-                format!("{count} of its {size} octets of data are not what was sent, the first is octet {at}")
+            pattern.difference(stream, from, data).map(|Altered { first, count }| {
+                format!(
+                    "{count} of its {size} octets of data are not what was sent, the first is octet {first}"
+                )
             })
         } else {
             Some(format!("{} octets of data came where {size} were sent", data.len()))

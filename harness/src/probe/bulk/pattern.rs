@@ -1,24 +1,27 @@
 //! The octets that streams carry.
 
+use crate::probe::noise::noise;
+
 /// Octets that tell a stream from another, and one place in it from another.
 #[derive(Debug)]
 pub(super) struct Pattern(Vec<u8>);
+
+/// Octets that are not what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Altered {
+    /// Where the first of them is.
+    pub(super) first: usize,
+    /// How many there are.
+    pub(super) count: u64,
+}
 
 impl Pattern {
     /// A prime, so that no power of two of octets is a whole number of rounds.
     const PERIOD: usize = 65_521;
 
     pub(super) fn new() -> Self {
-        // Xorshift (Marsaglia 2003), from any seed but 0.
-        let mut state = 0x9e37_79b9_u32;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            (state >> 24) as u8
-        };
         // Twice, so that any part as long as the period is in one piece.
-        let once: Vec<u8> = (0..Self::PERIOD).map(|_| next()).collect();
+        let once: Vec<u8> = noise(0x9e37_79b9).take(Self::PERIOD).collect();
         Self([once.as_slice(), once.as_slice()].concat())
     }
 
@@ -35,29 +38,21 @@ impl Pattern {
         }
     }
 
-    /// The first octet that is not the stream's.
-    pub(super) fn difference(&self, stream: u16, from: u64, octets: &[u8]) -> Option<usize> {
+    /// Which octets are not the stream's, if any.
+    pub(super) fn difference(&self, stream: u16, from: u64, octets: &[u8]) -> Option<Altered> {
+        let mut altered: Option<Altered> = None;
         let mut at = 0;
         for octets in octets.chunks(Self::PERIOD) {
             let part = self.part(stream, from + at as u64, octets.len());
+            // Almost all are as they were sent, and told so at once.
             if part != octets {
-                return part.iter().zip(octets).position(|(is, was)| is != was).map(|first| at + first);
+                for (here, _) in part.iter().zip(octets).enumerate().filter(|(_, (is, was))| is != was) {
+                    altered.get_or_insert(Altered { first: at + here, count: 0 }).count += 1;
+                }
             }
             at += octets.len();
         }
-        None
-    }
-
-    /// How many octets are not the stream's.
-    pub(super) fn differing(&self, stream: u16, from: u64, octets: &[u8]) -> u64 {
-        let mut from = from;
-        let mut count = 0;
-        for octets in octets.chunks(Self::PERIOD) {
-            let part = self.part(stream, from, octets.len());
-            count += part.iter().zip(octets).filter(|(is, was)| is != was).count() as u64;
-            from += octets.len() as u64;
-        }
-        count
+        altered
     }
 }
 
@@ -73,14 +68,11 @@ mod tests {
         assert_eq!(pattern.difference(3, 1000, &octets), None);
         assert_eq!(pattern.difference(3, 1000 + 65_521, &octets), None);
         for (stream, from) in [(3, 1001), (3, 999), (4, 1000), (3, 1000 + 65_536)] {
-            assert!(pattern.difference(stream, from, &octets).is_some_and(|at| at < 20));
+            assert!(pattern.difference(stream, from, &octets).is_some_and(|altered| altered.first < 20));
         }
         octets[150_000] ^= 1;
-        assert_eq!(pattern.difference(3, 1000, &octets), Some(150_000));
+        assert_eq!(pattern.difference(3, 1000, &octets), Some(Altered { first: 150_000, count: 1 }));
         octets[70_000] ^= 1;
-        assert_eq!(
-            (pattern.difference(3, 1000, &octets), pattern.differing(3, 1000, &octets)),
-            (Some(70_000), 2)
-        );
+        assert_eq!(pattern.difference(3, 1000, &octets), Some(Altered { first: 70_000, count: 2 }));
     }
 }

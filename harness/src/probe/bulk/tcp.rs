@@ -138,9 +138,9 @@ fn receive(pattern: &Pattern, octets: u64, mut socket: impl Read) -> Result<u16,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => break format!(", then receiving failed: {error}"),
         };
-        if let Some(at) = pattern.difference(stream, received, part) {
-            first.get_or_insert(received + at as u64);
-            differing += pattern.differing(stream, received, part);
+        if let Some(altered) = pattern.difference(stream, received, part) {
+            first.get_or_insert(received + altered.first as u64);
+            differing += altered.count;
         }
         received += part.len() as u64;
     };
