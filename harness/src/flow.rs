@@ -33,6 +33,7 @@ pub use extent::Extent;
 pub use hop::{Hop, Sighting};
 pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;
+pub(crate) use matrix::align;
 pub use matrix::{Cell, Matrix};
 pub use mesh::Mesh;
 pub use notes::Note;

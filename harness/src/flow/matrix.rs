@@ -114,7 +114,7 @@ impl std::fmt::Display for Matrix {
 }
 
 /// Lines of cells as a table, its columns as wide as they need to be.
-pub(super) fn align(lines: &[Vec<String>]) -> String {
+pub(crate) fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
         lines.iter().filter_map(|line| line.get(at)).map(|text| text.chars().count()).max().unwrap_or(0)

@@ -1,8 +1,8 @@
 //! A host's interfaces, one a line: what `ip -brief` has, the MTU that it leaves out, and what each has counted.
 
-use std::fmt::Write as _;
-
 use serde::Deserialize;
+
+use crate::flow::align;
 
 /// A link as `ip -json -statistics link` has it.
 #[derive(Debug, Deserialize)]
@@ -43,24 +43,15 @@ impl Way {
 /// The links as a table. What is no such JSON, as when the program failed, is left as it is.
 pub(super) fn table(json: &str) -> String {
     let Ok(links) = serde_json::from_str::<Vec<Link>>(json) else { return json.to_owned() };
-    let mut rows = vec![["name", "mtu", "state", "received", "sent", "address", "flags"].map(str::to_owned)];
+    let heading = ["name", "mtu", "state", "received", "sent", "address", "flags"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(links.into_iter().map(|link| {
         let (received, sent) =
             link.counts.map_or_else(Default::default, |counts| (counts.rx.text(), counts.tx.text()));
         let address = link.address.unwrap_or_else(|| "-".to_owned());
-        [link.name, link.mtu.to_string(), link.state, received, sent, address, link.flags.join(",")]
+        vec![link.name, link.mtu.to_string(), link.state, received, sent, address, link.flags.join(",")]
     }));
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..rows.first().map_or(0, |row| row.len())).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths);
-        let line = cells.fold(String::new(), |line, (cell, width)| line + &format!("{cell:<width$}  "));
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
+    align(&rows)
 }
 
 #[cfg(test)]
