@@ -29,7 +29,7 @@ mod verdict;
 mod walk;
 
 pub use difference::{Difference, first_difference};
-pub use extent::Extent;
+pub use extent::{Differences, Extent, differences};
 pub use hop::{Hop, Sighting};
 pub use journey::{Branch, Flow, Journey, Numbering, Origin};
 pub use map::Map;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::capture::pcapng;
-use crate::flow::{self, Extent};
+use crate::flow;
 use crate::owner;
 use crate::run::{Runner, heading};
 use crate::suite::Case;
@@ -27,22 +27,25 @@ pub async fn write(
         let _ = writeln!(text, "{finding}\n");
     }
     let actual = runner.text().to_owned();
-    if let Some(difference) = expected.and_then(|expected| flow::first_difference(expected, &actual)) {
-        let expected = expected.unwrap_or_default();
-        let headings: Vec<String> = case.steps.iter().map(|step| first_line(&heading(step))).collect();
-        let extent = Extent::new(expected, &actual, &headings);
-        let title = extent.first_step.and_then(|number| Some((number, case.steps.get(number - 1)?.title())));
+    let headings: Vec<String> = case.steps.iter().map(|step| first_line(&heading(step))).collect();
+    let differences = expected.and_then(|expected| flow::differences(expected, &actual, &headings));
+    if let Some(differences) = differences {
+        let title = differences
+            .extent
+            .first_step
+            .and_then(|number| Some((number, case.steps.get(number - 1)?.title())));
         let place = title.map_or(String::new(), |(number, title)| format!(", in step {number}, `{title}`"));
-        let _ = writeln!(text, "first difference{place}\n  {}", indent(&format!("{difference}{extent}")));
+        let _ = writeln!(text, "first difference{place}\n  {}", indent(&differences.to_string()));
     }
     let nodes = nodes::describe(runner).await;
     let is_new = expected.is_none() && pending.is_some();
     if is_new {
         let _ = writeln!(text, "{}\n", actual.trim_end());
     }
-    for node in &runner.lab.topology.nodes {
-        if let Some(trouble) = trouble::of(runner, &case.steps, &node.name, &runner.lab.log(&node.name)) {
-            let _ = writeln!(text, "trouble in {}.log{trouble}", node.name);
+    let logs = logs(runner);
+    for (node, log) in &logs {
+        if let Some(trouble) = trouble::of(runner, &case.steps, node, log) {
+            let _ = writeln!(text, "trouble in {node}.log{trouble}");
         }
     }
     let _ = writeln!(text, "suite file  {}", case.path.display());
@@ -54,7 +57,7 @@ pub async fn write(
         files.push(("side_by_side.txt".to_owned(), flow::side_by_side(expected, runner.text())));
         files.push(("expected.txt".to_owned(), expected.to_owned()));
     }
-    files.extend(logs(runner));
+    files.extend(logs.into_iter().map(|(node, log)| (format!("{node}.log"), log)));
     files.push(("report.txt".to_owned(), text.clone()));
     match save(runner, directory, files) {
         Ok(()) => {
@@ -89,10 +92,10 @@ fn save(runner: &Runner<'_>, directory: &Path, files: Vec<(String, String)>) -> 
     recording.map_err(|error| error.to_string())
 }
 
-/// The log of every node's daemons, by the name of the file that keeps it.
+/// The log of every node's daemons, by the node's name.
 fn logs(runner: &Runner<'_>) -> Vec<(String, String)> {
     let nodes = runner.lab.topology.nodes.iter();
-    nodes.map(|node| (format!("{}.log", node.name), runner.lab.log(&node.name))).collect()
+    nodes.map(|node| (node.name.clone(), runner.lab.log(&node.name))).collect()
 }
 
 fn first_line(text: &str) -> String {

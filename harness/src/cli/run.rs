@@ -10,7 +10,7 @@ use owo_colors::{OwoColorize, Stream};
 
 use super::{FAILED, Run, SUCCESS, Usage, discover, say, say_part, timings};
 use crate::case::{self, Event, OnFailure, Outcome, Verdict};
-use crate::flow::{self, Extent};
+use crate::flow;
 use crate::lab::Workshop;
 use crate::suite::Found;
 
@@ -67,9 +67,8 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
         let ended = run_all(&workshop, &found, on_failure, jobs, &screen, stop);
         for case in &ended {
             let first = texts.entry(case.name.clone()).or_insert_with(|| case.outcome.text.clone());
-            if let Some(difference) = flow::first_difference(first, &case.outcome.text) {
-                let extent = Extent::new(first, &case.outcome.text, &[]);
-                varied.push(format!("{} varied from one run to another\n{difference}{extent}", case.name));
+            if let Some(differences) = flow::differences(first, &case.outcome.text, &[]) {
+                varied.push(format!("{} varied from one run to another\n{differences}", case.name));
             }
         }
         all.extend(ended);

@@ -4,10 +4,33 @@ use std::collections::BTreeSet;
 
 use similar::{Algorithm, capture_diff_slices};
 
-use super::difference::{Context, Line, fields, lines};
+use super::difference::{Context, Difference, Line, fields, first_difference, lines};
 
 /// Of what kind of place so many are named.
 const NAMED: usize = 4;
+
+/// How two texts differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differences {
+    /// The first hop or cell that differs.
+    pub first: Difference,
+    /// What else differs.
+    pub extent: Extent,
+}
+
+impl std::fmt::Display for Differences {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.first, self.extent)
+    }
+}
+
+/// Compares what was expected with what is, blanks apart. `headings` are the first lines of the case's steps, in order, as
+/// the texts have them.
+#[must_use]
+pub fn differences(expected: &str, actual: &str, headings: &[String]) -> Option<Differences> {
+    let first = first_difference(expected, actual)?;
+    Some(Differences { first, extent: Extent::new(expected, actual, headings) })
+}
 
 /// The lines that differ, and where they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

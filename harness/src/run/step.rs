@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Runner, StepError, indented};
-use crate::flow::{self, Answer, Cell, Extent, Journey, Matrix, Mesh};
+use crate::flow::{self, Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
 use crate::probe::{Shot, ShotKind};
 use crate::suite::{
@@ -224,10 +224,10 @@ impl Runner<'_> {
             match round {
                 1 => first = text,
                 _ if text != first => {
-                    let difference = flow::first_difference(&first, &text);
-                    let difference = difference.map_or(String::new(), |difference| difference.to_string());
-                    let extent = Extent::new(&first, &text, &[]);
-                    self.problem(format!("round {round} differs from the first:\n{difference}{extent}"));
+                    let differences = flow::differences(&first, &text, &[]);
+                    let differences =
+                        differences.map_or(String::new(), |differences| differences.to_string());
+                    self.problem(format!("round {round} differs from the first:\n{differences}"));
                     break;
                 }
                 _ => {}
