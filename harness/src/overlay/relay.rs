@@ -319,9 +319,6 @@ impl Daemon for Running {
 
     fn stop(&mut self) -> LocalBoxFuture<'_, Result<ExitStatus, Error>> {
         async move {
-            if let Some(status) = self.exited() {
-                return Ok(status);
-            }
             self.signal(Signal::SIGTERM);
             if let Some(status) = self.wait_ended(STOPPED_WITHIN).await {
                 return Ok(status);
@@ -360,11 +357,9 @@ impl Daemon for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.exited().is_none() {
-            self.signal(Signal::SIGKILL);
-            if let Err(error) = self.child.wait() {
-                tracing::warn!(node = self.node, %error, "daemon not waited for");
-            }
+        self.signal(Signal::SIGKILL);
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(node = self.node, %error, "daemon not waited for");
         }
     }
 }
