@@ -109,16 +109,6 @@ pub trait Daemon: Send {
     fn trace(&self) -> Trace {
         Trace::new(&self.log(), self.subnet_file())
     }
-
-    /// The last `lines` lines of its log.
-    fn log_tail(&self, lines: usize) -> String {
-        let text = self.log();
-        let all: Vec<&str> = text.lines().collect();
-        match all.get(all.len().saturating_sub(lines)..) {
-            None | Some([]) => "(it wrote nothing)".to_owned(),
-            Some(tail) => tail.join("\n"),
-        }
-    }
 }
 
 /// What a daemon gives its node.

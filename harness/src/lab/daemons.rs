@@ -1,5 +1,6 @@
 //! The overlay's daemons: started, awaited, paused and ended.
 
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use futures_util::future::try_join_all;
@@ -30,13 +31,17 @@ impl Lab {
 
     /// All that the daemons on a node have logged, those that ended too.
     pub fn log(&self, node: &str) -> String {
-        std::fs::read_to_string(self.dir.join(node).join("relay.log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
     }
 
     /// Octets of that log.
     pub fn log_length(&self, node: &str) -> usize {
-        let file = std::fs::metadata(self.dir.join(node).join("relay.log"));
-        file.map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+        std::fs::metadata(self.log_path(node))
+            .map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+    }
+
+    fn log_path(&self, node: &str) -> PathBuf {
+        self.dir.join(node).join("relay.log")
     }
 
     /// The error of a wait in vain in a host: of a node's, with what its daemon has to say.

@@ -11,9 +11,6 @@ use crate::bench::progress::Progress;
 use crate::bench::statistics::Sorted;
 use crate::lab::Lab;
 
-/// Lines of the relay's log in which a start is looked for.
-const LINES: usize = 100;
-
 /// Restarts the relay again and again. Gives the octets that it receives in a start, too: the list.
 pub(super) async fn measure(
     lab: &mut Lab,
@@ -37,7 +34,7 @@ pub(super) async fn measure(
         lab.await_daemons(std::slice::from_ref(&node)).await?;
         received = Wire::of(&lab.host(MEASURED)?.namespace)?.since(before).received;
         let daemon = lab.daemon(MEASURED)?;
-        let log = daemon.log_tail(LINES);
+        let log = daemon.log();
         let listed = log.lines().rfind(|line| line.contains("listed the leases")).unwrap_or_default();
         let routes = daemon.routes().await?.len();
         if routes < plan.leases as usize {
