@@ -49,6 +49,7 @@ impl Runner<'_> {
                 }
             };
             printed = output.text;
+            let end = printed.trim_end();
             let found = |text: &str| printed.contains(text);
             let right = match (&exec.until, &exec.until_gone) {
                 (Some(text), _) => found(text),
@@ -57,20 +58,15 @@ impl Runner<'_> {
             };
             match output.status {
                 Some(status) if status == i32::from(exec.exit) && right => Ok(()),
-                Some(status) if status == i32::from(exec.exit) => {
-                    Err(format!("it prints:\n{}", printed.trim_end()))
-                }
+                Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{end}")),
                 // Only what is awaited is worth another try.
                 status if exec.until.is_none() && exec.until_gone.is_none() => {
-                    let what =
-                        format!("{}, not {}; it printed:\n{}", ended(status), exec.exit, printed.trim_end());
+                    let what = format!("{}, not {}; it printed:\n{end}", ended(status), exec.exit);
                     let what = format!("`{}` in {}: {what}", exec.command, exec.host);
                     failed = Some(crate::lab::Error::State { what });
                     Ok(())
                 }
-                status => {
-                    Err(format!("{}, not {}; it prints:\n{}", ended(status), exec.exit, printed.trim_end()))
-                }
+                status => Err(format!("{}, not {}; it prints:\n{end}", ended(status), exec.exit)),
             }
         })
         .await

@@ -34,8 +34,10 @@ impl Check<'_> {
             if datagram.is_empty() && inject.into.is_none() {
                 self.mended(packet, &at);
             }
-            if packet.hex.is_some() && datagram.is_empty() {
-                self.header(packet);
+            if let Some(hex) = &packet.hex
+                && datagram.is_empty()
+            {
+                self.header(hex);
             }
         }
     }
@@ -125,8 +127,7 @@ impl Check<'_> {
     }
 
     /// Octets in no datagram are followed, and routed, by their header.
-    fn header(&mut self, packet: &Packet) {
-        let Some(hex) = &packet.hex else { return };
+    fn header(&mut self, hex: &Text) {
         let is_ipv4 =
             |octets: &Vec<u8>| octets.len() >= 20 && octets.first().is_some_and(|octet| octet >> 4 == 4);
         if hexadecimal(hex).is_some_and(|octets| !is_ipv4(&octets)) {
