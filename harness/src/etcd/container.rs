@@ -9,6 +9,7 @@
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,11 +77,12 @@ struct Shared {
 impl Shared {
     fn create() -> Result<Self, Error> {
         let reaper = Reaper::get()?;
-        let dir = tempfile::Builder::new().prefix(&format!("{}-", reaper.owner())).tempdir();
-        let dir =
-            dir.map_err(system(format!("creating a directory in {}", std::env::temp_dir().display())))?;
-        let charge = Some(reaper.directory(dir.path())?);
-        Ok(Self { path: dir.keep(), charge, reaper })
+        let path = std::env::temp_dir().join(reaper.unique_name());
+        // Before it is there: this process may be killed between the two.
+        let charge = Some(reaper.directory(&path)?);
+        let created = fs::DirBuilder::new().mode(0o700).create(&path);
+        created.map_err(system(format!("creating {}", path.display())))?;
+        Ok(Self { path, charge, reaper })
     }
 
     /// The name of the container of that member, unique on this machine.

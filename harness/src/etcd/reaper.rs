@@ -13,12 +13,12 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::setsid;
-use testcontainers::bollard::Docker;
 use testcontainers::bollard::errors::Error as Refusal;
 use testcontainers::bollard::query_parameters::RemoveContainerOptionsBuilder;
 use testcontainers::core::client::docker_client_instance;
@@ -29,8 +29,10 @@ const VARIABLE: &str = "HARNESS_REAPER";
 const GREETING: &[u8] = b"ready\n";
 /// How long a reaper may take to begin, in ms.
 const GREETS_WITHIN: u16 = 5_000;
-/// How long the engine may take to finish creating a container for a client that is gone.
-const CREATED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the engine may take to finish creating or removing a container for a client that is gone, and a
+/// directory to be let go of by those who wrote to it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no reaper.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,12 @@ impl Reaper {
     /// those of their directories: unique among the processes of this machine.
     pub fn owner(&self) -> &str {
         &self.owner
+    }
+
+    /// A name that begins with the owner's, and that this machine has not seen.
+    pub(super) fn unique_name(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        format!("{}-{}", self.owner, COUNT.fetch_add(1, Ordering::Relaxed))
     }
 
     fn spawn() -> Result<Self, Error> {
@@ -205,8 +213,7 @@ async fn remove(owner: &str, charge: &str) {
     } else if let Some(path) = charge.strip_prefix("directory ").map(Path::new)
         && path.file_name().and_then(OsStr::to_str).is_some_and(is_owned)
     {
-        // There is nobody to tell.
-        let _ = fs::remove_dir_all(path);
+        remove_directory(path).await;
     }
 }
 
@@ -216,21 +223,30 @@ fn close_inherited() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Removes a container by force, waiting for it where the engine has yet to create it.
-async fn remove_container(name: &str) {
-    let Ok(docker) = docker_client_instance().await else { return };
-    let given_up = Instant::now() + CREATED_WITHIN;
-    while !is_removed(&docker, name).await && Instant::now() < given_up {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+/// Removes a directory, again while somebody still writes to it. There is nobody to tell of a failure.
+async fn remove_directory(path: &Path) {
+    let given_up = Instant::now() + SETTLED_WITHIN;
+    while fs::remove_dir_all(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
+        && Instant::now() < given_up
+    {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn is_removed(docker: &Docker, name: &str) -> bool {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    match docker.remove_container(name, Some(options)).await {
-        Ok(()) => true,
-        // Somebody else is at it.
-        Err(Refusal::DockerResponseServerError { status_code: 409, .. }) => true,
-        Err(_) => false,
+/// Removes a container by force, waiting for it where the engine has yet to create it, or is at removing it.
+async fn remove_container(name: &str) {
+    let Ok(docker) = docker_client_instance().await else { return };
+    let given_up = Instant::now() + SETTLED_WITHIN;
+    let mut under_way = false;
+    while Instant::now() < given_up {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match docker.remove_container(name, Some(options)).await {
+            Ok(()) => return,
+            // Asked for by the process that is gone: its program may run still.
+            Err(Refusal::DockerResponseServerError { status_code: 409, .. }) => under_way = true,
+            Err(Refusal::DockerResponseServerError { status_code: 404, .. }) if under_way => return,
+            Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
