@@ -44,6 +44,8 @@ pub struct Shot {
     pub size: u16,
     /// Don't fragment.
     pub df: bool,
+    /// TOS octet.
+    pub tos: u8,
     /// What it is.
     pub kind: ShotKind,
 }
@@ -351,6 +353,7 @@ fn open(shot: &Shot) -> io::Result<AsyncFd<Socket>> {
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
     }
     socket.set_ttl_v4(u32::from(shot.ttl))?;
+    socket.set_tos_v4(u32::from(shot.tos))?;
     // DONT rather than WANT: the probe says what is to happen, not what the kernel learnt before.
     let discover = if shot.df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
     set_option(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, discover)?;

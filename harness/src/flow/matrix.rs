@@ -12,6 +12,8 @@ pub enum Cell {
     Ttl,
     /// `=` if it passed in one piece, else how many fragments it passed in.
     Pieces,
+    /// Its TOS octet there, and that of the tunnel datagram around it if it is not 0.
+    Tos,
     /// Its octets there, whatever its header says: of a tunnel datagram, those inside of it.
     Octets,
 }
@@ -134,10 +136,19 @@ impl Cell {
     fn of(self, hop: &Hop) -> String {
         match (self, hop.sightings.len()) {
             (Self::Ttl, _) => hop.inner().map(|packet| packet.ttl.to_string()).unwrap_or_default(),
+            (Self::Tos, _) => tos(hop),
             (Self::Octets, _) => hop.first().map(octets).unwrap_or_default().to_string(),
             (Self::Pieces, 1) => "=".to_owned(),
             (Self::Pieces, pieces) => format!("{pieces} frags"),
         }
+    }
+}
+
+fn tos(hop: &Hop) -> String {
+    let Some(packet) = hop.inner() else { return String::new() };
+    match hop.outer().map_or(0, |outer| outer.tos) {
+        0 => format!("{:#04x}", packet.tos),
+        outer => format!("{:#04x} in {outer:#04x}", packet.tos),
     }
 }
 

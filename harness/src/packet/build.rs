@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, UdpHeader,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, UdpHeader,
     icmpv4::DestUnreachableHeader, icmpv4::TimeExceededCode,
 };
 
@@ -66,6 +66,12 @@ impl Build {
         packet.body = [&header.to_bytes()[..], payload].concat();
         packet.header.set_payload_len(packet.body.len()).unwrap();
         packet
+    }
+
+    pub(crate) fn tos(mut self, tos: u8) -> Self {
+        self.header.dscp = IpDscp::try_new(tos >> 2).unwrap();
+        self.header.ecn = IpEcn::try_new(tos & 3).unwrap();
+        self
     }
 
     pub(crate) fn ttl(mut self, ttl: u8) -> Self {

@@ -13,7 +13,7 @@ use crate::suite::{
 };
 
 /// What is sent where nothing is said of it.
-const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false };
+const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false, tos: 0 };
 /// The lowest port that traceroute(8) sends to; no socket listens there.
 const TRACEROUTE_PORT: u16 = 33_434;
 
@@ -185,8 +185,8 @@ impl Runner<'_> {
         kind: ShotKind,
     ) -> Result<Journey, StepError> {
         let number = self.next_probe();
-        let Shape { ttl, size, df } = shape;
-        let shot = Shot { number, from: from.to_owned(), to, ttl, size, df, kind };
+        let Shape { ttl, size, df, tos } = shape;
+        let shot = Shot { number, from: from.to_owned(), to, ttl, size, df, tos, kind };
         self.follow(&shot).await
     }
 
@@ -201,6 +201,7 @@ impl Runner<'_> {
             }
             Some(Sweep::Ttl) => self.matrix(Cell::Ttl, &rows),
             Some(Sweep::Size) => self.matrix(Cell::Pieces, &rows),
+            Some(Sweep::Tos) => self.matrix(Cell::Tos, &rows),
         }
     }
 
@@ -289,6 +290,7 @@ fn label(sweep: Option<Sweep>, shape: Shape) -> String {
     match sweep {
         Some(Sweep::Ttl) => format!("ttl {}", shape.ttl),
         Some(Sweep::Size) => format!("size {}", shape.size),
+        Some(Sweep::Tos) => format!("tos {:#04x}", shape.tos),
         None => String::new(),
     }
 }

@@ -116,6 +116,7 @@ impl Runner<'_> {
             ttl: 64,
             size: stream.size(),
             df: false,
+            tos: 0,
             kind: echo(first_number, 0),
         };
         let echoes = Echoes::open(&self.lab.host(&stream.from)?.namespace, &shot)?;

@@ -373,13 +373,17 @@ impl Check<'_> {
 
     /// Checks the shape of the probes of the step whose name stands at `at`.
     fn probe(&mut self, probe: Probe<'_>, at: Range<usize>, counted: bool) {
-        let Probe { ttl, size, ttls, sizes, .. } = probe;
+        let Probe { ttl, size, tos, ttls, sizes, toses, .. } = probe;
         for (both, one, other) in [
             (ttl.is_some() && ttls.is_some(), "ttl", "ttls"),
             (size.is_some() && sizes.is_some(), "size", "sizes"),
+            (tos.is_some() && toses.is_some(), "tos", "toses"),
             (ttls.is_some() && sizes.is_some(), "ttls", "sizes"),
+            (ttls.is_some() && toses.is_some(), "ttls", "toses"),
+            (sizes.is_some() && toses.is_some(), "sizes", "toses"),
             (counted && ttls.is_some(), "count", "ttls"),
             (counted && sizes.is_some(), "count", "sizes"),
+            (counted && toses.is_some(), "count", "toses"),
         ] {
             if both {
                 let mistake = Mistake::new(
@@ -395,6 +399,9 @@ impl Check<'_> {
         }
         if let Some(sizes) = sizes {
             self.sweep(sizes, 0, MAX_SIZE, "sizes");
+        }
+        if let Some(toses) = toses {
+            self.sweep(toses, 0, u8::MAX.into(), "toses");
         }
     }
 

@@ -134,6 +134,9 @@ pub struct Ping {
     /// Octets of payload, after the ICMP header.
     #[schemars(range(min = 0, max = 65507), extend("default" = 56))]
     pub size: Option<u16>,
+    /// TOS octet of the requests: DSCP and ECN.
+    #[schemars(range(min = 0, max = 255), extend("default" = 0))]
+    pub tos: Option<u8>,
     /// Identifier of the requests. Left out: one that no other has.
     #[schemars(range(min = 0, max = 65535))]
     pub id: Option<u16>,
@@ -148,6 +151,10 @@ pub struct Ping {
     #[serde(default)]
     #[schemars(schema_with = "sizes")]
     pub sizes: Option<Values>,
+    /// One request with each of these TOS octets, shown as a matrix: `[0, 184]` or `["0-255"]`.
+    #[serde(default)]
+    #[schemars(schema_with = "octets")]
+    pub toses: Option<Values>,
 }
 
 /// Keys of `udp`.
@@ -171,6 +178,9 @@ pub struct Udp {
     /// Octets of payload, after the UDP header.
     #[schemars(range(min = 0, max = 65507), extend("default" = 56))]
     pub size: Option<u16>,
+    /// TOS octet of the datagram: DSCP and ECN.
+    #[schemars(range(min = 0, max = 255), extend("default" = 0))]
+    pub tos: Option<u8>,
     /// Whether the datagram forbids fragmentation.
     #[serde(default)]
     pub df: bool,
@@ -182,6 +192,10 @@ pub struct Udp {
     #[serde(default)]
     #[schemars(schema_with = "sizes")]
     pub sizes: Option<Values>,
+    /// One datagram with each of these TOS octets, shown as a matrix: `[0, 184]` or `["0-255"]`.
+    #[serde(default)]
+    #[schemars(schema_with = "octets")]
+    pub toses: Option<Values>,
 }
 
 /// What one probe looks like.
@@ -193,6 +207,8 @@ pub struct Shape {
     pub size: u16,
     /// Whether it forbids fragmentation.
     pub df: bool,
+    /// Its TOS octet.
+    pub tos: u8,
 }
 
 /// What differs between the probes of a step that is shown as a matrix.
@@ -202,6 +218,8 @@ pub enum Sweep {
     Ttl,
     /// The size of their payload.
     Size,
+    /// Their TOS octet.
+    Tos,
 }
 
 impl Ping {
@@ -221,8 +239,9 @@ impl Ping {
     }
 
     pub(super) fn probe(&self) -> Probe<'_> {
-        let Self { ttl, size, df, ttls, sizes, .. } = self;
-        Probe { ttl: *ttl, size: *size, df: *df, ttls: ttls.as_ref(), sizes: sizes.as_ref() }
+        let Self { ttl, size, df, tos, ttls, sizes, toses, .. } = self;
+        let [ttls, sizes, toses] = [ttls, sizes, toses].map(Option::as_ref);
+        Probe { ttl: *ttl, size: *size, df: *df, tos: *tos, ttls, sizes, toses }
     }
 }
 
@@ -243,8 +262,9 @@ impl Udp {
     }
 
     pub(super) fn probe(&self) -> Probe<'_> {
-        let Self { ttl, size, df, ttls, sizes, .. } = self;
-        Probe { ttl: *ttl, size: *size, df: *df, ttls: ttls.as_ref(), sizes: sizes.as_ref() }
+        let Self { ttl, size, df, tos, ttls, sizes, toses, .. } = self;
+        let [ttls, sizes, toses] = [ttls, sizes, toses].map(Option::as_ref);
+        Probe { ttl: *ttl, size: *size, df: *df, tos: *tos, ttls, sizes, toses }
     }
 }
 
@@ -254,24 +274,36 @@ pub(super) struct Probe<'a> {
     pub(super) ttl: Option<u8>,
     pub(super) size: Option<u16>,
     pub(super) df: bool,
+    pub(super) tos: Option<u8>,
     pub(super) ttls: Option<&'a Values>,
     pub(super) sizes: Option<&'a Values>,
+    pub(super) toses: Option<&'a Values>,
 }
 
 impl Probe<'_> {
     fn sweep(self) -> Option<Sweep> {
-        let ttl = self.ttls.map(|_| Sweep::Ttl);
-        ttl.or(self.sizes.map(|_| Sweep::Size))
+        let kinds = [(self.ttls, Sweep::Ttl), (self.sizes, Sweep::Size), (self.toses, Sweep::Tos)];
+        kinds.into_iter().find_map(|(values, sweep)| values.map(|_| sweep))
     }
 
     fn shapes(self) -> Vec<Shape> {
-        let one = Shape { ttl: self.ttl.unwrap_or(TTL), size: self.size.unwrap_or(SIZE), df: self.df };
-        match (self.ttls, self.sizes) {
-            (Some(ttls), _) => {
-                ttls.iter().filter_map(|ttl| Some(Shape { ttl: u8::try_from(ttl).ok()?, ..one })).collect()
-            }
-            (None, Some(sizes)) => sizes.iter().map(|size| Shape { size, ..one }).collect(),
-            (None, None) => vec![one],
+        let one = Shape {
+            ttl: self.ttl.unwrap_or(TTL),
+            size: self.size.unwrap_or(SIZE),
+            df: self.df,
+            tos: self.tos.unwrap_or(0),
+        };
+        let octets = |values: &Values| -> Vec<u8> {
+            values.iter().filter_map(|value| u8::try_from(value).ok()).collect()
+        };
+        if let Some(ttls) = self.ttls.map(octets) {
+            ttls.into_iter().map(|ttl| Shape { ttl, ..one }).collect()
+        } else if let Some(sizes) = self.sizes {
+            sizes.iter().map(|size| Shape { size, ..one }).collect()
+        } else if let Some(toses) = self.toses.map(octets) {
+            toses.into_iter().map(|tos| Shape { tos, ..one }).collect()
+        } else {
+            vec![one]
         }
     }
 
@@ -282,6 +314,8 @@ impl Probe<'_> {
         knobs.extend(self.ttls.map(|ttls| format!("ttls {ttls}")));
         knobs.extend(self.size.filter(|size| *size != SIZE).map(|size| format!("size {size}")));
         knobs.extend(self.sizes.map(|sizes| format!("sizes {sizes}")));
+        knobs.extend(self.tos.filter(|tos| *tos != 0).map(|tos| format!("tos {tos:#04x}")));
+        knobs.extend(self.toses.map(|toses| format!("toses {toses}")));
         knobs.extend(self.df.then(|| "df".to_owned()));
         knobs
     }
@@ -402,6 +436,10 @@ fn ttls(_: &mut SchemaGenerator) -> Schema {
 
 fn sizes(_: &mut SchemaGenerator) -> Schema {
     values(0, MAX_SIZE)
+}
+
+fn octets(_: &mut SchemaGenerator) -> Schema {
+    values(0, u8::MAX.into())
 }
 
 fn values(minimum: u16, maximum: u16) -> Schema {

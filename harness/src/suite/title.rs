@@ -160,6 +160,8 @@ mod tests {
             ("ping = { from = 'c1', to = 'c2', count = 2, ttl = 3 }", "ping c1 > c2  count 2  ttl 3"),
             ("ping = { from = 'a', to = '10.5.9.9', size = 0, df = true }", "ping a > 10.5.9.9  size 0  df"),
             ("ping = { from = 'c1', to = 'c2', ttls = ['1-3', 64] }", "ping c1 > c2  ttls 1-3,64"),
+            ("ping = { from = 'c1', to = 'c2', tos = 184 }", "ping c1 > c2  tos 0xb8"),
+            ("udp = { from = 'c1', to = 'c2', toses = ['0-255'] }", "udp c1 > c2  toses 0-255"),
             ("ping-all = {}", "ping-all"),
             ("udp = { from = 'c1', to = 'c2', port = 53, sizes = [0] }", "udp c1 > c2  port 53  sizes 0"),
             (

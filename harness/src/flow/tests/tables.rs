@@ -108,6 +108,24 @@ ttl 5  5       5       4           3       3       2           1       1       r
 }
 
 #[test]
+fn a_tos_sweep_shows_the_packets_octet_and_the_datagrams_if_it_has_one() {
+    let of = |tos: u8, ttl: u8| ping(ttl, 56).tos(tos);
+    let mut matrix = Matrix::new(Cell::Tos);
+    for (label, outer) in [("bare", 0), ("copied", 0xb8)] {
+        let mut recording = Recording::of(probe(64, 56))
+            .seen("a flannel0 >", &of(0xb8, 63))
+            .seen("a eth0 >", &Build::udp((A, PORT), (B, PORT), &of(0xb8, 62).octets()).tos(outer))
+            .seen("b flannel0 <", &of(0xb9, 61));
+        recording.observation.received = Some(1);
+        matrix.push(&map(), label, &recording.journey());
+    }
+    let text = matrix.to_string();
+    let row = |label: &str| text.lines().find(|line| line.starts_with(label)).unwrap_or_default().to_owned();
+    assert!(row("bare").starts_with("bare    0xb8        0xb8          0xb9  "), "{text}");
+    assert!(row("copied").starts_with("copied  0xb8        0xb8 in 0xb8  0xb9  "), "{text}");
+}
+
+#[test]
 fn a_size_sweep_shows_where_a_probe_goes_in_fragments_or_not_at_all() {
     let mut matrix = Matrix::new(Cell::Pieces);
     let small = Recording::of(probe(64, 1444)).there(&ping(64, 1444)).back(&pong(64, 1444)).replied(60);

@@ -368,6 +368,9 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ("", ping("to = 'c2', sizes = ['65507-65508']"), "`sizes` goes from 0 to 65507"),
         ("", ping("to = 'c2', count = 2, sizes = [0]"), "a step has `count` or `sizes`, not both"),
         ("", ping("to = 'c2', ttls = [1], sizes = [0]"), "a step has `ttls` or `sizes`, not both"),
+        ("", ping("to = 'c2', toses = [1], sizes = [0]"), "a step has `sizes` or `toses`, not both"),
+        ("", ping("to = 'c2', tos = 1, toses = [1]"), "a step has `tos` or `toses`, not both"),
+        ("", ping("to = 'c2', toses = [256]"), "an item of `toses` is too high"),
         (
             "containers = { c1 = 'a' }",
             "ping-all = {}".to_owned(),

@@ -20,7 +20,7 @@ ping = { form = "c1", to = "c2" }
        :          ^^|^
        :            `-- not a key here
        `----
-      help: did you mean `from`? (its keys: from, to, count, ttl, size, id, df, ttls, sizes)
+      help: did you mean `from`? (its keys: from, to, count, ttl, size, tos, id, df, ttls, sizes, toses)
     "#);
 }
 
@@ -42,7 +42,7 @@ stream = { from = "c1", to = "c2", during = [{ ping = { from = "c1", to = "c2", 
        :                                                                                 ^|^
        :                                                                                  `-- not a key here
        `----
-      help: did you mean `ttl`? (its keys: from, to, count, ttl, size, id, df, ttls, sizes)
+      help: did you mean `ttl`? (its keys: from, to, count, ttl, size, tos, id, df, ttls, sizes, toses)
     "#);
 }
 
