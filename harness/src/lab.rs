@@ -330,7 +330,7 @@ impl Lab {
             tracing::warn!(%error, "etcd not ended");
         }
         self.recorder.end().await;
-        let mut left = leaks::processes(self.hosts.values().map(|host| &host.namespace));
+        let mut left = leaks::processes(self.hosts.values().map(|host| &host.namespace)).await;
         let dir = self.dir.clone();
         // The namespaces and the directory go with the lab.
         drop(self);
