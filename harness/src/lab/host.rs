@@ -21,7 +21,7 @@ pub struct Host {
     /// Its links, addresses and routes.
     pub netlink: Netlink,
     /// The counters of its kernel. A file in `/proc/net` stays that of the namespace it was opened in.
-    counters: Arc<[File; 2]>,
+    counters: Arc<[File; 3]>,
 }
 
 /// What came of a program.
@@ -120,8 +120,8 @@ impl Host {
         let netlink = Netlink::connect(&namespace)?;
         let open =
             |path: &str| File::open(path).map_err(|source| Error::Counters { path: path.to_owned(), source });
-        let [snmp, netstat] = namespace.run(|| COUNTERS.map(open))?;
-        let host = Self { namespace, netlink, counters: Arc::new([snmp?, netstat?]) };
+        let [snmp, netstat, dev] = namespace.run(|| COUNTERS.map(open))?;
+        let host = Self { namespace, netlink, counters: Arc::new([snmp?, netstat?, dev?]) };
         host.set_all(SETTINGS)?;
         // Missing or fixed ones leave the kernel's default, which is harmless unless a case floods.
         if let Err(error) = host.set_all(SETTINGS_WHERE_PRESENT) {

@@ -30,7 +30,12 @@ const DROPS: [(&str, &str); 19] = [
 ];
 
 /// Where a kernel shows its counters, to whom opens them in the namespace they are about.
-pub(super) const COUNTERS: [&str; 2] = ["/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"];
+pub(super) const COUNTERS: [&str; 3] =
+    ["/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat", "/proc/thread-self/net/dev"];
+
+/// Which number in a line of `dev` counts the packets that a device dropped instead of sending them: TUN devices do when
+/// their queue is full (`tun_net_xmit` in the kernel's drivers/net/tun.c). The first eight are of reception.
+const TX_DROPPED: usize = 11;
 
 /// Counters that also grow with packets that the kernel answers with an ICMP error.
 const ANSWERED: [&str; 4] = ["InAddrErrors", "InNoRoutes", "InHdrErrors", "OutNoRoutes"];
@@ -38,10 +43,12 @@ const ANSWERED: [&str; 4] = ["InAddrErrors", "InNoRoutes", "InHdrErrors", "OutNo
 /// Counters of packets for many. A kernel that has no use for one says no more of it than that it came.
 const FOR_MANY: [&str; 3] = ["IgnoredMulti", "InMcastPkts", "InBcastPkts"];
 
-/// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`]; and how many ICMP errors it sent.
+/// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`], and by the device that was to send
+/// it; and how many ICMP errors it sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Tally {
     drops: Vec<u64>,
+    devices: BTreeMap<String, u64>,
     answered: u64,
 }
 
@@ -54,6 +61,7 @@ impl Lab {
     pub fn kernel_drops(&self) -> KernelDrops {
         let tally = |text: &str| Tally {
             drops: DROPS.iter().map(|(protocol, name)| counter(text, protocol, name)).collect(),
+            devices: device_drops(text),
             answered: counter(text, "Icmp", "OutTimeExcds") + counter(text, "Icmp", "OutDestUnreachs"),
         };
         KernelDrops(self.hosts().map(|host| (host.name().to_owned(), tally(&host.counters()))).collect())
@@ -96,27 +104,51 @@ impl Lab {
 impl KernelDrops {
     /// Whether a kernel has dropped something since `earlier` that it sends no error about.
     pub fn silent_since(&self, earlier: &Self) -> bool {
-        self.since(earlier, false).iter().any(|(_, name, _)| !ANSWERED.contains(name))
+        let mut protocols = self.beside(earlier).flat_map(|(_, now, before)| now.protocols_since(before));
+        protocols.any(|(name, _)| !ANSWERED.contains(&name) && !FOR_MANY.contains(&name))
     }
 
     /// By how much each counter of each host grew since `earlier`: host, counter, growth. Those of packets for many are
     /// left out unless asked for.
-    pub fn since(&self, earlier: &Self, for_many: bool) -> Vec<(String, &'static str, u64)> {
+    pub fn since(&self, earlier: &Self, for_many: bool) -> Vec<(String, String, u64)> {
         let mut all = Vec::new();
-        let none = Tally::default();
-        for (host, now) in &self.0 {
-            let before = earlier.0.get(host).unwrap_or(&none);
-            let answered = now.answered.saturating_sub(before.answered);
-            for (at, (_, name)) in DROPS.iter().enumerate() {
-                let of = |tally: &Tally| tally.drops.get(at).copied().unwrap_or(0);
-                let growth = of(now).saturating_sub(of(before));
-                let growth = if ANSWERED.contains(name) { growth.saturating_sub(answered) } else { growth };
-                if growth > 0 && (for_many || !FOR_MANY.contains(name)) {
-                    all.push((host.clone(), *name, growth));
-                }
-            }
+        for (host, now, before) in self.beside(earlier) {
+            let protocols = now.protocols_since(before).into_iter();
+            let protocols = protocols.filter(|(name, _)| for_many || !FOR_MANY.contains(name));
+            all.extend(protocols.map(|(name, growth)| (host.to_owned(), name.to_owned(), growth)));
+            // Named as ip-link(8) names the counter.
+            let devices = now.devices_since(before).into_iter();
+            all.extend(
+                devices.map(|(device, growth)| (host.to_owned(), format!("{device} tx_dropped"), growth)),
+            );
         }
         all
+    }
+
+    /// Each host's counters now and in `earlier`.
+    fn beside<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = (&'a str, &'a Tally, &'a Tally)> {
+        static NONE: Tally = Tally { drops: Vec::new(), devices: BTreeMap::new(), answered: 0 };
+        self.0.iter().map(|(host, now)| (host.as_str(), now, earlier.0.get(host).unwrap_or(&NONE)))
+    }
+}
+
+impl Tally {
+    fn protocols_since(&self, before: &Self) -> Vec<(&'static str, u64)> {
+        let answered = self.answered.saturating_sub(before.answered);
+        let growth = |(at, (_, name)): (usize, &(&str, &'static str))| {
+            let of = |tally: &Self| tally.drops.get(at).copied().unwrap_or(0);
+            let growth = of(self).saturating_sub(of(before));
+            (*name, if ANSWERED.contains(name) { growth.saturating_sub(answered) } else { growth })
+        };
+        DROPS.iter().enumerate().map(growth).filter(|(_, growth)| *growth > 0).collect()
+    }
+
+    fn devices_since(&self, before: &Self) -> Vec<(&str, u64)> {
+        let growth = |(device, drops): (_, &u64)| {
+            drops.saturating_sub(before.devices.get(device).copied().unwrap_or(0))
+        };
+        let grown = self.devices.iter().map(|(device, drops)| (device.as_str(), growth((device, drops))));
+        grown.filter(|(_, growth)| *growth > 0).collect()
     }
 }
 
@@ -144,6 +176,16 @@ fn find(text: &str, protocol: &str, name: &str) -> Option<u64> {
     found.and_then(|(_, value)| value.parse().ok())
 }
 
+/// The devices of `dev`, which begins with a line of its own kind, and how many packets each dropped instead of sending.
+fn device_drops(text: &str) -> BTreeMap<String, u64> {
+    let Some((_, dev)) = text.rsplit_once("Inter-|") else { return BTreeMap::new() };
+    let drops = |line: &str| {
+        let (device, numbers) = line.split_once(':')?;
+        Some((device.trim().to_owned(), numbers.split_whitespace().nth(TX_DROPPED)?.parse().ok()?))
+    };
+    dev.lines().filter_map(drops).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,15 +201,27 @@ mod tests {
     }
 
     #[test]
+    fn a_device_tells_what_it_dropped_instead_of_sending() {
+        let dev = "Inter-|   Receive        |  Transmit\n face |bytes    packets errs drop\n    \
+                   lo: 1 1 0 7 0 0 0 0 1 1 0 0 0 0 0 0\nflannel0: 1 1 0 0 0 0 0 0 9 9 0 25 0 0 0 0\n";
+        let expected = [("flannel0".to_owned(), 25), ("lo".to_owned(), 0)];
+        assert_eq!(device_drops(&format!("{SNMP}{dev}")), expected.into());
+        assert_eq!(device_drops(SNMP), BTreeMap::new());
+    }
+
+    #[test]
     fn what_was_answered_was_not_dropped_silently() {
-        let drops = |csum, header, answered| {
+        let drops = |csum, header, answered, queue| {
             let mut drops = vec![0; DROPS.len()];
             (drops[0], drops[10]) = (csum, header);
-            KernelDrops([("a".to_owned(), Tally { drops, answered })].into())
+            let devices = [("flannel0".to_owned(), queue), ("eth0".to_owned(), 0)].into();
+            KernelDrops([("a".to_owned(), Tally { drops, devices, answered })].into())
         };
-        let (before, after) = (drops(1, 10, 4), drops(2, 13, 6));
-        let expected = [("a".to_owned(), "InCsumErrors", 1), ("a".to_owned(), "InHdrErrors", 1)];
+        let (before, after) = (drops(1, 10, 4, 0), drops(2, 13, 6, 3));
+        let expected = [("InCsumErrors", 1), ("InHdrErrors", 1), ("flannel0 tx_dropped", 3)];
+        let expected = expected.map(|(name, growth)| ("a".to_owned(), name.to_owned(), growth));
         assert_eq!(after.since(&before, false), expected);
         assert_eq!(after.since(&after, false), []);
+        assert!(after.silent_since(&before));
     }
 }

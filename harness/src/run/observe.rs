@@ -43,12 +43,7 @@ impl Runner<'_> {
     /// What kernels have dropped without a word since `before`. Packets for many are left out unless asked for.
     pub(super) fn dropped_by_kernels(&self, before: &KernelDrops, for_many: bool) -> Vec<Dropped> {
         let drops = self.lab.kernel_drops().since(before, for_many).into_iter();
-        let dropped = |(host, reason, count): (String, &str, u64)| Dropped {
-            host,
-            place: Place::Kernel,
-            reason: reason.to_owned(),
-            count,
-        };
+        let dropped = |(host, reason, count)| Dropped { host, place: Place::Kernel, reason, count };
         drops.map(dropped).collect()
     }
 
