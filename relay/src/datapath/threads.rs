@@ -6,6 +6,7 @@
 mod inbound;
 mod outbound;
 mod replay;
+mod writer;
 
 use std::{
     io,

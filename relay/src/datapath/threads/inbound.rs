@@ -6,23 +6,19 @@ use std::{
     thread,
 };
 
-use super::{DataPath, DataPathError, Lane, PAUSE};
+use super::{DataPath, DataPathError, Lane, PAUSE, writer::Writer};
 use crate::{
     datapath::{
-        MAX_PACKET, Verdict,
-        coalesce::{Coalescer, Emission},
-        counters::{Bulk, Direction, DropReason},
+        Verdict,
+        coalesce::Coalescer,
+        counters::{Bulk, Direction},
         icmp::Audience,
         inbound, marking,
         report::Reporter,
-        segment::Plan,
-        tun::{self, Queue},
+        tun::Queue,
         udp::batch::{self, Arrivals},
     },
-    wire::{
-        ipv4::Packet,
-        virtio::{Gso, Header},
-    },
+    wire::virtio::Gso,
 };
 
 pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError> {
@@ -36,15 +32,7 @@ pub(super) fn run(lane: Lane<'_>, stop: &AtomicBool) -> Result<(), DataPathError
             coalescer.give_up(kind);
         }
     }
-    let writer = Writer {
-        tun,
-        counters,
-        stop,
-        scratch: vec![0; MAX_PACKET].into(),
-        failed: None,
-        refused: None,
-        gone: false,
-    };
+    let writer = Writer::new(tun, counters, stop);
     let mut inbound = Inbound { path, counters, coalescer, reporter, writer };
     let mut arrivals = Arrivals::new(if path.offload.batches() { batch::RECEIVE } else { 1 });
     let mut busy = false;
@@ -71,7 +59,7 @@ struct Inbound<'a> {
     counters: &'a Direction,
     coalescer: Coalescer,
     reporter: Reporter<'a>,
-    writer: Writer<'a>,
+    writer: Writer<'a, Queue<'a>>,
 }
 
 impl Inbound<'_> {
@@ -130,70 +118,5 @@ impl Inbound<'_> {
             return Err(DataPathError::DeviceGone(self.path.tun.name().to_owned()));
         }
         Ok(())
-    }
-}
-
-/// Writes to the TUN and remembers what went wrong.
-struct Writer<'a> {
-    tun: Queue<'a>,
-    counters: &'a Direction,
-    stop: &'a AtomicBool,
-    /// Where a large packet is cut again.
-    scratch: Box<[u8]>,
-    failed: Option<io::Error>,
-    /// The kind of large packet that the kernel does not take.
-    refused: Option<Gso>,
-    gone: bool,
-}
-
-impl Writer<'_> {
-    fn write(&mut self, large: Emission<'_>) {
-        match self.try_write(large.offload, large.packet) {
-            Ok(()) => self.counters.passed(large.count, large.octets),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && large.count > 1 => {
-                self.write_apart(large, &error);
-            }
-            Err(error) => self.fail(error, large.count),
-        }
-    }
-
-    /// Writes the packets of a large one that the kernel did not take, one by one.
-    fn write_apart(&mut self, large: Emission<'_>, error: &io::Error) {
-        let plan =
-            Packet::new_checked(large.packet).ok().and_then(|packet| Plan::new(&packet, &large.offload).ok());
-        let Some(plan) = plan else {
-            // What was merged can be cut; were it not so, the packets are still accounted for.
-            return self.counters.dropped(DropReason::WriteFailed, large.count);
-        };
-        let mut segments = plan.segments(large.packet);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some(length) = segments.write_next(&mut scratch) {
-            match self.try_write(Header::PLAIN, &scratch[..length]) {
-                Ok(()) => {
-                    if self.refused.replace(large.offload.gso).is_none() {
-                        tracing::warn!(%error, kind = ?large.offload.gso, "the TUN takes no large packets of this kind: writing single ones from now on");
-                    }
-                    self.counters.passed(1, length);
-                }
-                Err(error) => self.fail(error, 1),
-            }
-        }
-        self.scratch = scratch;
-    }
-
-    fn try_write(&self, offload: Header, packet: &[u8]) -> io::Result<()> {
-        loop {
-            match self.tun.send(offload, packet) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted && !self.stop.load(Relaxed) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn fail(&mut self, error: io::Error, packets: usize) {
-        self.counters.dropped(DropReason::WriteFailed, packets);
-        self.gone |= tun::is_gone(&error);
-        self.failed = Some(error);
     }
 }
