@@ -4,6 +4,7 @@
 //! takes an argument after any other flag as its value. The environment (`FLANNELD_ETCD_PREFIX`) counts where the
 //! command line is silent.
 
+mod check;
 mod go_flags;
 mod log;
 mod query;
@@ -48,7 +49,7 @@ use crate::{
     max_term_width = 100,
     // As with Go's flag package: of a flag given twice the last one counts.
     args_override_self = true,
-    override_usage = "relay [OPTIONS]\n       relay status [--json]\n       relay routes [--json]"
+    override_usage = "relay [OPTIONS]\n       relay status [--json]\n       relay routes [--json]\n       relay list-metrics\n       relay check-config [FILE]\n       relay check-registry FILE"
 )]
 pub struct Options {
     /// Where subnets are registered: `etcd`, or `file:PATH` for a static list in a TOML file
@@ -311,6 +312,9 @@ fn named(path: String) -> Option<PathBuf> {
 pub fn main() -> ExitCode {
     if query::is_query(env::args_os().nth(1).as_ref()) {
         return query::run(env::args_os());
+    }
+    if check::is_check(env::args_os().nth(1).as_ref()) {
+        return check::run(env::args_os());
     }
     let inherited = Inherited::take();
     let options = match Options::parse_from_go(env::args_os()) {

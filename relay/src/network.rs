@@ -111,6 +111,12 @@ impl Network {
         self.prefix != subnet && self.prefix.contains(&subnet)
     }
 
+    /// How many subnets may be leased.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        ((self.subnet_max.to_bits() - self.subnet_min.to_bits()) >> (32 - self.subnet_len)) + 1
+    }
+
     /// The subnets that may be leased, in ascending order.
     pub fn subnets(&self) -> impl Iterator<Item = Ipv4Net> + use<> {
         let length = self.subnet_len;

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Display,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -52,7 +53,12 @@ pub(super) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match query.answer() {
+    print(query.answer())
+}
+
+/// Prints an answer, or why there is none.
+pub(super) fn print(answer: Result<String, impl Display>) -> ExitCode {
+    match answer {
         // A reader that has seen enough is no failure.
         Ok(text) => match io::stdout().write_all(text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,

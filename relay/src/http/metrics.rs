@@ -90,7 +90,17 @@ impl Sources {
     /// All metrics as text.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut page = Page::default();
+        self.page(Page::default())
+    }
+
+    /// The names of all metrics, their labels and what they are, as [`Sources::render`] has them at any time.
+    #[must_use]
+    pub fn names() -> String {
+        let nothing = Self::new(Arc::new(Health::starting("")), NonZeroUsize::MIN);
+        nothing.page(Page { only_names: true, ..Page::default() })
+    }
+
+    fn page(&self, mut page: Page) -> String {
         let (outbound, inbound) = (&self.counters.outbound(), &self.counters.inbound());
         for (place, what, packets, bytes) in [
             ("tun_read", "read from the TUN", &outbound.packets_in, &outbound.bytes_in),
@@ -185,60 +195,58 @@ impl Sources {
         ] {
             page.single(&format!("relay_registry_{name}_total"), "counter", help, count.load(Relaxed));
         }
-        if let Some(lease) = self.health.lease() {
-            let age = "Seconds since this node's lease was written.";
-            page.single("relay_lease_age_seconds", "gauge", age, lease.age_seconds);
-            if let Some(left) = lease.ends_in_seconds {
-                let help = "Seconds until this node's lease ends unless renewed.";
-                page.single("relay_lease_ends_in_seconds", "gauge", help, left);
-            }
-        }
+        let lease = self.health.lease();
+        let help = "Seconds since this node's lease was written.";
+        page.optional("relay_lease_age_seconds", "gauge", help, lease.map(|lease| lease.age_seconds));
+        let help = "Seconds until this node's lease ends unless renewed.";
+        let left = lease.and_then(|lease| lease.ends_in_seconds);
+        page.optional("relay_lease_ends_in_seconds", "gauge", help, left);
         let ready = u8::from(self.health.not_ready().is_none());
         page.single("relay_ready", "gauge", "Whether the daemon is ready.", ready);
         self.kernel(&mut page);
-        page.0
+        page.text
     }
 
     /// What only the kernel knows.
     fn kernel(&self, page: &mut Page) {
         let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(node) = node {
+        let dropped = [
+            ("tun", node.as_ref().and_then(|node| kernel::dropped_by_device(&node.device))),
+            ("udp", node.as_ref().and_then(|node| kernel::dropped_by_sockets(node.bound.port()))),
+        ];
+        if node.is_some() || page.only_names {
             let drops = "relay_kernel_drops_total";
             page.head(
                 drops,
                 "counter",
                 "Packets that the kernel dropped before the daemon could take them in.",
             );
-            for (at, count) in [
-                ("tun", kernel::dropped_by_device(&node.device)),
-                ("udp", kernel::dropped_by_sockets(node.bound.port())),
-            ] {
-                if let Some(count) = count {
+            for (at, count) in dropped {
+                if let Some(count) = count.or(page.only_names.then_some(0)) {
                     page.labelled(drops, &format!(r#"at="{at}""#), count);
                 }
             }
         }
-        if let Some(seconds) = kernel::processor_seconds() {
-            let help = "Processor time taken, by the process and by the kernel for it.";
-            page.single("process_cpu_seconds_total", "counter", help, seconds);
-        }
-        if let Some(octets) = kernel::resident_bytes() {
-            page.single("process_resident_memory_bytes", "gauge", "Memory in use.", octets);
-        }
-        if let Some(count) = kernel::open_descriptors() {
-            page.single("process_open_fds", "gauge", "File descriptors that are open.", count);
-        }
+        let help = "Processor time taken, by the process and by the kernel for it.";
+        page.optional("process_cpu_seconds_total", "counter", help, kernel::processor_seconds());
+        page.optional("process_resident_memory_bytes", "gauge", "Memory in use.", kernel::resident_bytes());
+        let help = "File descriptors that are open.";
+        page.optional("process_open_fds", "gauge", help, kernel::open_descriptors());
     }
 }
 
 #[derive(Default)]
-struct Page(String);
+struct Page {
+    text: String,
+    /// Samples are without values, and none is left out.
+    only_names: bool,
+}
 
 impl Page {
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
-        let _ = self.0.write_fmt(line);
-        self.0.push('\n');
+        let _ = self.text.write_fmt(line);
+        self.text.push('\n');
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -248,11 +256,26 @@ impl Page {
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.head(name, kind, help);
-        self.line(format_args!("{name} {value}"));
+        self.sample(format_args!("{name}"), value);
+    }
+
+    /// One that is absent while nothing is known.
+    fn optional(&mut self, name: &str, kind: &str, help: &str, value: Option<impl Display + Default>) {
+        if value.is_some() || self.only_names {
+            self.single(name, kind, help, value.unwrap_or_default());
+        }
     }
 
     fn labelled(&mut self, name: &str, labels: &str, value: impl Display) {
-        self.line(format_args!("{name}{{{labels}}} {value}"));
+        self.sample(format_args!("{name}{{{labels}}}"), value);
+    }
+
+    fn sample(&mut self, name: std::fmt::Arguments<'_>, value: impl Display) {
+        if self.only_names {
+            self.line(name);
+        } else {
+            self.line(format_args!("{name} {value}"));
+        }
     }
 }
 
@@ -272,6 +295,24 @@ mod tests {
         for reason in DropReason::INBOUND {
             let line = format!("relay_drops_total{{direction=\"inbound\",reason=\"{}\"}} 0\n", reason.name());
             assert!(text.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_samples_and_those_that_may_be_absent() {
+        let sources = Sources::new(Arc::new(Health::starting("test")), NonZeroUsize::MIN);
+        let names = Sources::names();
+        let named: Vec<&str> = names.lines().collect();
+        for line in sources.render().lines() {
+            let line = if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 };
+            assert!(named.contains(&line), "{line}");
+        }
+        for absent in [
+            "relay_lease_age_seconds",
+            "relay_lease_ends_in_seconds",
+            r#"relay_kernel_drops_total{at="tun"}"#,
+        ] {
+            assert!(named.contains(&absent) && !sources.render().contains(absent), "{absent}");
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -117,6 +117,17 @@ struct State {
     stamp: Option<(SystemTime, u64)>,
     /// What was wrong with it then.
     wrong: Option<String>,
+}
+
+/// Reads the registry in the file at `path` as a daemon does at its start: the network, and how many subnets have a node.
+///
+/// # Errors
+/// In one line, what makes it unusable.
+pub fn check(path: &Path) -> Result<(Network, usize), String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let contents = Contents::parse(&text).map_err(|error| error.to_string())?;
+    let network = Network::parse(&contents.config).map_err(|error| error.to_string())?;
+    Ok((network, contents.subnets.len()))
 }
 
 impl File {
