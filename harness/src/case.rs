@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::lab::Workshop;
+use crate::overlay::relay::RELAY;
 use crate::report;
 use crate::run::{Run, Runner, Timings};
 use crate::snapshot::{self, Comparison};
@@ -20,6 +21,8 @@ pub enum Verdict {
     Passed,
     /// Something is not as it should be: what, as a text of some lines.
     Failed(String),
+    /// The overlay is another than relay, and nothing is wrong in itself: what it does otherwise than relay's snapshot says.
+    Differs(String),
     /// The file does not describe a case: why.
     Invalid(String),
     /// The recording was incomplete twice, and proves nothing.
@@ -139,7 +142,8 @@ async fn attempt(
         Err(error) => Err(error),
     };
     let steps = start.elapsed().saturating_sub(build);
-    let mut verdict = judge(&mut runner, case, done.err(), on_failure).await;
+    let overlay = workshop.overlay.name();
+    let mut verdict = judge(&mut runner, case, overlay, done.err(), on_failure).await;
     if on_failure.keep_lab
         && let Verdict::Failed(report) = &verdict
     {
@@ -184,6 +188,7 @@ async fn do_steps(
 async fn judge(
     runner: &mut Runner<'_>,
     case: &Case,
+    overlay: &str,
     error: Option<crate::run::Error>,
     on_failure: OnFailure<'_>,
 ) -> Verdict {
@@ -197,9 +202,12 @@ async fn judge(
     let mut findings = runner.problems().to_vec();
     let mut expected = None;
     let mut pending = None;
+    let sound = findings.is_empty() && error.is_none();
     match error {
         // What was seen until then is no new truth to be reviewed.
         Some(error) => findings.insert(0, error.to_string()),
+        // Snapshots are relay's: what another does is none to be reviewed.
+        None if overlay != RELAY => findings.extend(snapshot::contrast(case, runner.text(), overlay)),
         None => match snapshot::compare(case, runner.text()) {
             Comparison::Same => {}
             Comparison::New { pending: path } => {
@@ -220,7 +228,8 @@ async fn judge(
         return Verdict::Passed;
     }
     let report = report::write(runner, case, &findings, expected.as_deref(), pending, on_failure.reports);
-    Verdict::Failed(report.await)
+    let report = report.await;
+    if sound && overlay != RELAY { Verdict::Differs(report) } else { Verdict::Failed(report) }
 }
 
 fn review(pending: Option<&Path>) -> String {

@@ -1,22 +1,18 @@
 //! The command line of `harness`.
 
-use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::case;
-use crate::etcd;
-use crate::lab::Workshop;
-use crate::overlay::relay::Relay;
 use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
 mod bench;
+mod parts;
 mod record;
 mod run;
 mod timings;
@@ -39,6 +35,7 @@ macro_rules! say {
     }};
 }
 
+use parts::{Choice, Parts};
 use {say, say_part};
 
 /// A conformance lab for overlays, made of Linux network namespaces.
@@ -68,6 +65,8 @@ enum Command {
         file: Option<PathBuf>,
         #[command(flatten)]
         parts: Parts,
+        #[command(flatten)]
+        choice: Choice,
     },
     /// Print the index of all cases as Markdown: what each shows, and where it comes from
     Index {
@@ -93,6 +92,8 @@ struct Run {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     parts: Parts,
+    #[command(flatten)]
+    choice: Choice,
     /// Cases that run at once [default: three for each core]
     #[arg(long, short)]
     jobs: Option<usize>,
@@ -114,24 +115,6 @@ struct Run {
     /// Where reports of failures go [default: target/failures]
     #[arg(long, value_name = "DIR")]
     failures: Option<PathBuf>,
-}
-
-/// What labs are made of.
-#[derive(Debug, Clone, Args)]
-struct Parts {
-    /// How etcd runs: auto, process or container
-    #[arg(long, env = "HARNESS_ETCD", value_name = "KIND", default_value = "auto")]
-    etcd: etcd::Kind,
-    /// The relay program [default: `relay` beside this program, else in PATH]
-    #[arg(long, env = "RELAY", value_name = "PATH")]
-    relay: Option<PathBuf>,
-    /// A flag that every relay is started with unless a case gives it another value, or that of one node:
-    /// `a:--offload=none`; may be repeated
-    #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true)]
-    relay_flags: Vec<String>,
-    /// A kernel setting of every host of a lab: `net.ipv4.conf.all.rp_filter=1`; may be repeated
-    #[arg(long = "sysctl", value_name = "KEY=VALUE", value_parser = setting)]
-    settings: Vec<(String, String)>,
 }
 
 /// Why a command could not begin.
@@ -161,7 +144,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(run) => run::run(&run),
         Command::Record(record) => record::record(&record),
         Command::Check { paths } => check(&paths),
-        Command::Up { file, parts } => up::up(file.as_deref(), &parts),
+        Command::Up { file, parts, choice } => up::up(file.as_deref(), &parts, &choice),
         Command::Index { paths } => index(&paths),
         Command::Bench(bench) => bench::bench(&bench),
         Command::Schema { markdown } => schema(markdown),
@@ -173,41 +156,6 @@ pub fn run(cli: Cli) -> ExitCode {
             UNUSABLE.into()
         }
     }
-}
-
-impl Parts {
-    /// Enters the sandbox and puts the parts together.
-    fn workshop(&self) -> Result<Workshop, Usage> {
-        let program = self.program()?;
-        let relay = Relay::new(program).with_flags(self.relay_flags.clone());
-        let mut workshop = Workshop::new(Arc::new(relay), self.etcd)?;
-        workshop.settings.clone_from(&self.settings);
-        Ok(workshop)
-    }
-
-    fn program(&self) -> Result<PathBuf, Usage> {
-        if let Some(program) = &self.relay {
-            return fs::canonicalize(program).map_err(|error| {
-                Usage(format!("there is no relay program at {}: {error}", program.display()))
-            });
-        }
-        let own = std::env::current_exe()?;
-        let beside = own.parent().map(|directory| directory.join("relay"));
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let in_path = std::env::split_paths(&path).map(|directory| directory.join("relay"));
-        beside.into_iter().chain(in_path).find(|program| program.is_file()).ok_or_else(|| {
-            Usage(format!(
-                "there is no `relay` program beside {} or in PATH: build it with `cargo build -p relay`, or name it \
-                 with --relay PATH",
-                own.display()
-            ))
-        })
-    }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("it is no KEY=VALUE")?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// The suite files among and below some paths.

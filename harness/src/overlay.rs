@@ -25,6 +25,14 @@ pub use trace::Trace;
 
 /// An overlay's kind: how it is started.
 pub trait Overlay: Send + Sync {
+    /// What it is called: `relay`, `vxlan`.
+    fn name(&self) -> &'static str;
+
+    /// Whether there is a program, which takes flags and keeps a log, or only what the kernel does.
+    fn runs_daemon(&self) -> bool {
+        true
+    }
+
     /// Whether the machine has what the daemon needs, as far as that can be told before a lab is built.
     ///
     /// # Errors
@@ -71,9 +79,15 @@ pub trait Daemon: Send {
     fn counters(&self) -> LocalBoxFuture<'_, Result<Option<Counters>, Error>>;
 
     /// The value of one of its metrics, named with its labels; none if it has no such metric.
+    ///
+    /// # Errors
+    /// When it has no metrics at all, or cannot be asked.
     fn metric<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>>;
 
     /// Where it sends what is for each subnet of its peers.
+    ///
+    /// # Errors
+    /// When it follows no leases, or tells nobody, or cannot be asked.
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>>;
 
     /// The ids of its processes; none of an overlay that only the kernel runs.
@@ -306,6 +320,14 @@ pub enum Error {
         what: String,
         /// Why not.
         why: String,
+    },
+    /// It is of a kind that has no such thing.
+    #[error("{overlay} has no {what}")]
+    Lacks {
+        /// The overlay.
+        overlay: &'static str,
+        /// What was asked for.
+        what: &'static str,
     },
     /// A file of the node.
     #[error("{doing} on {node}: {source}")]

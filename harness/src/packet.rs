@@ -23,7 +23,7 @@ mod transport;
 pub use icmp::Icmp;
 pub use ipv4::{Fragment, Ipv4, Payload};
 pub use neighbour::{Arp, Ipv6};
-pub use transport::{Tcp, TcpFlags, Tunnelled, Udp};
+pub use transport::{Tcp, TcpFlags, Tunnelled, Udp, VXLAN_PORT};
 
 /// Tunnels inside tunnels that are opened; the rest is junk. A lab nests two, an attacker thousands.
 const MAX_DEPTH: u8 = 4;
@@ -50,7 +50,8 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Reads a frame. UDP datagrams from or to `port` are taken for tunnel datagrams if their payload is IPv4.
+    /// Reads a frame. UDP datagrams from or to `port` are taken for tunnel datagrams if their payload is IPv4,
+    /// and those to [`VXLAN_PORT`] if they carry an IPv4 packet in a VXLAN frame.
     #[must_use]
     pub fn parse(frame: &Frame, port: u16) -> Self {
         let reading = Reading {

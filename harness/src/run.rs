@@ -298,9 +298,10 @@ fn indented(text: &str) -> String {
     text.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
 }
 
-/// The name of the overlay's device, which all nodes share unless a case does something to one of them.
+/// The name of the overlay's device, which all nodes share unless a case does something to one of them. Without one it is
+/// printed as if there were relay's.
 fn device(lab: &Lab) -> &str {
     let nodes = lab.topology.nodes.iter();
     let mut devices = nodes.filter_map(|node| Some(lab.attachment(&node.name)?.device.as_str()));
-    devices.next().unwrap_or("flannel0")
+    devices.find(|device| *device != lab::INTERFACE).unwrap_or("flannel0")
 }

@@ -4,8 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use similar::TextDiff;
+
 use crate::owner;
 use crate::suite::{Case, Found};
+
+/// Lines that are the same in both texts, around those that differ.
+const CONTEXT: usize = 3;
 
 /// How a case's text relates to its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +95,24 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
         Some(expected) => Comparison::Differs { expected, pending },
         None => Comparison::New { pending },
     }
+}
+
+/// What the text of a case with another overlay than relay has otherwise than the case's snapshot, which is relay's; none
+/// if nothing. Nothing is written, whatever `INSTA_UPDATE` says.
+pub fn contrast(case: &Case, text: &str, overlay: &str) -> Option<String> {
+    let path = case.path.with_extension("snap");
+    let Some(expected) = read(&path) else {
+        return Some(format!("{overlay} is compared with nothing: the case has no snapshot"));
+    };
+    let (expected, actual) = (expected + "\n", text.trim_end().to_owned() + "\n");
+    if expected == actual {
+        return None;
+    }
+    let diff = TextDiff::from_lines(&expected, &actual);
+    let mut diff = diff.unified_diff();
+    let diff =
+        diff.context_radius(CONTEXT).header(&format!("relay  {}", path.display()), overlay).to_string();
+    Some(format!("{overlay} does otherwise than relay\n\n{}", diff.trim_end()))
 }
 
 /// Snapshots that belong to no suite file, left behind when a case was renamed or removed: beside the suite files `found`,

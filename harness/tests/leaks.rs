@@ -1,5 +1,7 @@
 //! Nothing outlives a run of the harness, however it ends.
 
+mod common;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,6 +10,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use common::relay;
 
 /// Everything must be gone so long after the end: the reaper of containers needs a moment, namespaces end in a
 /// kernel thread.
@@ -146,15 +150,6 @@ fn describe(pid: u32) -> String {
 
 fn suites() -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).with_file_name("suites").display().to_string()
-}
-
-/// The relay beside the harness. It is not of this package, so cargo may have built it under the name that the suites
-/// give it.
-fn relay() -> PathBuf {
-    let beside = |name| PathBuf::from(env!("CARGO_BIN_EXE_harness")).with_file_name(name);
-    let named = std::env::var_os("RELAY").map(PathBuf::from);
-    let mut programs = named.into_iter().chain(["relay", "relay-under-test"].map(beside));
-    programs.find(|program| program.is_file()).expect("a relay was built: `cargo build -p relay`")
 }
 
 #[test]

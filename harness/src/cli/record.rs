@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::run::coloured;
-use super::{FAILED, Parts, SUCCESS, Usage, say, say_part};
+use super::{Choice, FAILED, Parts, SUCCESS, Usage, say, say_part};
 use crate::case::{self, Event, OnFailure, Verdict};
 use crate::owner;
 use crate::snapshot;
@@ -29,6 +29,8 @@ pub(super) struct Record {
     force: bool,
     #[command(flatten)]
     parts: Parts,
+    #[command(flatten)]
+    choice: Choice,
     /// Steps as in a suite file: a name, the values of its required keys, `--key value` for others; `then` between
     /// two: ping c1 c2 --ttl 3 then leases
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "STEP")]
@@ -37,6 +39,9 @@ pub(super) struct Record {
 
 /// Does the steps in a lab, prints what they show, and keeps both for review.
 pub(super) fn record(record: &Record) -> Result<u8, Usage> {
+    if record.to.is_some() && !record.choice.is_relay() {
+        return Err("--to writes a snapshot, and snapshots are relay's: leave out --to, or --overlay".into());
+    }
     let text = suite::compose(&record.about, &record.lab, &record.steps)?;
     let directory = tempfile::tempdir()?;
     let draft = directory.path().join("case.toml");
@@ -50,7 +55,7 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
     // Before it is written anywhere: what is wrong leaves nothing behind.
     Case::from_octets(path, text.clone().into()).map_err(|error| Usage(case::render(&error)))?;
     snapshot::accept();
-    let workshop = record.parts.workshop()?;
+    let workshop = record.choice.workshop(&record.parts)?;
     write(path, &text)?;
     let reports = directory.path().join("failures");
     let on_failure = OnFailure { reports: &reports, keep_report: false, keep_lab: false };
@@ -62,7 +67,7 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
         }
     });
     match outcome.verdict {
-        Verdict::Passed => {}
+        Verdict::Passed | Verdict::Differs(_) => {}
         Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
             say!("\n{}", why.trim_end());
             return Ok(FAILED);

@@ -43,10 +43,12 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let jobs = if run.keep { 1 } else { run.jobs.unwrap_or_else(case::usual_jobs) };
     let jobs = jobs.clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
-    let workshop = run.parts.workshop()?;
+    let workshop = run.choice.workshop(&run.parts)?;
     let count = found.len();
     let cases = if count == 1 { "case" } else { "cases" };
-    say!("{count} {cases}, etcd as {} ({})", workshop.etcd, workshop.reason);
+    let overlay = workshop.overlay.name();
+    let on = if run.choice.is_relay() { String::new() } else { format!(" with {overlay}") };
+    say!("{count} {cases}{on}, etcd as {} ({})", workshop.etcd, workshop.reason);
     let start = Instant::now();
     let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
     let screen = Mutex::new(Screen {
@@ -183,6 +185,9 @@ impl Screen {
         let word = match &case.outcome.verdict {
             Verdict::Passed => "ok".if_supports_color(Stream::Stdout, |text| text.green()).to_string(),
             Verdict::Failed(_) => "FAILED".if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
+            Verdict::Differs(_) => {
+                "differs".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
+            }
             Verdict::Invalid(_) => "INVALID".if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
             Verdict::Inconclusive(_) => {
                 "INCONCLUSIVE".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
@@ -196,7 +201,10 @@ impl Screen {
         }
         match &case.outcome.verdict {
             Verdict::Passed => {}
-            Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
+            Verdict::Failed(why)
+            | Verdict::Differs(why)
+            | Verdict::Invalid(why)
+            | Verdict::Inconclusive(why) => {
                 say!("{}", indent(&coloured(why)));
             }
         }
@@ -219,8 +227,9 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
         |wanted: fn(&Verdict) -> bool| all.iter().filter(|case| wanted(&case.outcome.verdict)).count();
     let passed = count(|verdict| matches!(verdict, Verdict::Passed));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
-    let failed = all.len() - passed - inconclusive;
-    let bad = failed + inconclusive + varied;
+    let different = count(|verdict| matches!(verdict, Verdict::Differs(_)));
+    let failed = all.len() - passed - inconclusive - different;
+    let bad = failed + inconclusive + different + varied;
     if all.len() > SLOWEST * 2 {
         let mut slowest: Vec<&Ended> = all.iter().collect();
         slowest.sort_by_key(|case| std::cmp::Reverse(case.took));
@@ -238,6 +247,9 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
         say!("  {}", case.name);
     }
     let mut line = format!("{passed} passed, {failed} failed");
+    if different > 0 {
+        line += &format!(", {different} different from relay");
+    }
     if inconclusive > 0 {
         line += &format!(", {inconclusive} inconclusive");
     }

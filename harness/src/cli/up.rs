@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::{FAILED, Parts, SUCCESS, Usage, say};
+use super::{Choice, FAILED, Parts, SUCCESS, Usage, say};
 use crate::case;
 use crate::lab::Lab;
 use crate::suite::Case;
 use crate::topology::Topology;
 
 /// Builds the lab of `file`, says how to get in, and holds it until SIGINT or SIGTERM.
-pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
+pub(super) fn up(file: Option<&Path>, parts: &Parts, choice: &Choice) -> Result<u8, Usage> {
     let topology = match file {
         None => Topology::default(),
         Some(file) => match Case::load(file) {
@@ -20,7 +20,7 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts) -> Result<u8, Usage> {
             }
         },
     };
-    let workshop = parts.workshop()?;
+    let workshop = choice.workshop(parts)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         eprintln!("building the lab …");

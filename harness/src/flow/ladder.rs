@@ -6,7 +6,7 @@ use super::defect::defects;
 use super::hop::sign;
 use super::observation::Key;
 use super::{Branch, End, Flow, Hop, Journey, Map, Part, Place, Probe, Verdict};
-use crate::packet::{Icmp, Ipv4, Payload, Tunnelled};
+use crate::packet::{Icmp, Ipv4, Payload, Tunnelled, VXLAN_PORT};
 
 impl Journey {
     /// All flows as text, in order, with what no flow accounts for at the end.
@@ -206,7 +206,8 @@ fn envelope(map: &Map, hop: &Hop, outer: &Ipv4) -> String {
         Payload::Udp(udp) => (udp.source, udp.destination),
         _ => (0, 0),
     };
-    let port = |port: u16| if port == map.port { format!(":{port}") } else { String::from(":other") };
+    let is_tunnel = |port: u16| port == map.port || port == VXLAN_PORT;
+    let port = |port: u16| if is_tunnel(port) { format!(":{port}") } else { String::from(":other") };
     let mut inside = vec![format!("ttl {}", outer.ttl), outer_length(hop)];
     // Outer DF is how a relay learns its path, and says nothing about the packet.
     inside.extend(traits(&Ipv4 { df: false, ..outer.clone() }));

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use futures_util::future::try_join_all;
 
 use super::{Error, INTERFACE, Lab, PREFIX};
-use crate::overlay::{Daemon, Site};
+use crate::overlay::{self, Daemon, Site};
 use crate::topology::Node;
 use crate::wait::TimedOut;
 
@@ -38,6 +38,18 @@ impl Lab {
     pub fn log_length(&self, node: &str) -> usize {
         std::fs::metadata(self.log_path(node))
             .map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+    }
+
+    /// Checks that the lab's overlay is of a kind that keeps logs.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn expect_logging(&self) -> Result<(), Error> {
+        let overlay = &self.workshop.overlay;
+        if overlay.runs_daemon() {
+            return Ok(());
+        }
+        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "log" }.into())
     }
 
     fn log_path(&self, node: &str) -> PathBuf {
@@ -110,7 +122,10 @@ impl Lab {
         for (node, attachment) in try_join_all(ready).await? {
             self.attach(&node, &attachment).await?;
             self.silent.remove(&node);
-            self.recorder.learn(&node, &attachment.device);
+            // Without a device of its own the overlay uses the underlay's, which is recorded as such.
+            if attachment.device != INTERFACE {
+                self.recorder.learn(&node, &attachment.device);
+            }
             self.attachments.insert(node, attachment);
         }
         self.wait_for_registry().await

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::{Error, Lab, PREFIX, SWITCH};
 use crate::etcd;
+use crate::overlay;
 use crate::wait;
 
 /// For an election, which takes etcd one to two seconds.
@@ -203,6 +204,9 @@ impl Lab {
         within: Duration,
     ) -> Result<(), Error> {
         let daemon = self.daemon(node)?;
+        if let Err(error @ overlay::Error::Lacks { .. }) = daemon.routes().await {
+            return Err(error.into());
+        }
         let awaited = match owner {
             Some(owner) => format!("{node} to send {subnet} to {owner}"),
             None => format!("{node} to have no route to {subnet}"),

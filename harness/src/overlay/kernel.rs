@@ -16,28 +16,26 @@ use crate::topology::Node;
 
 /// What stands for the daemon: how to undo what was configured.
 pub(super) struct Kernel {
+    overlay: &'static str,
     node: String,
     namespace: Namespace,
     attachment: Attachment,
-    routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// For `ip -batch`.
     undo: String,
 }
 
 impl Kernel {
-    pub(super) fn new(
-        site: Site<'_>,
-        attachment: Attachment,
-        routes: BTreeMap<Ipv4Net, Ipv4Addr>,
-        undo: String,
-    ) -> Self {
+    pub(super) fn new(overlay: &'static str, site: Site<'_>, attachment: Attachment, undo: String) -> Self {
         let (node, namespace) = (site.node.to_owned(), site.namespace.clone());
-        Self { node, namespace, attachment, routes, undo }
+        Self { overlay, node, namespace, attachment, undo }
+    }
+
+    fn lacks(&self, what: &'static str) -> Error {
+        Error::Lacks { overlay: self.overlay, what }
     }
 
     fn no_process(&self) -> Error {
-        let (node, what) = (self.node.clone(), "its process".to_owned());
-        Error::Query { node, what, why: "the kernel runs it, and nothing else does".to_owned() }
+        self.lacks("process")
     }
 
     fn undo(&self) -> Result<(), Error> {
@@ -55,11 +53,11 @@ impl Daemon for Kernel {
     }
 
     fn metric<'a>(&'a self, _name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>> {
-        async { Ok(None) }.boxed_local()
+        async { Err(self.lacks("metrics")) }.boxed_local()
     }
 
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
-        async { Ok(self.routes.clone()) }.boxed_local()
+        async { Err(self.lacks("routes that follow the leases")) }.boxed_local()
     }
 
     fn processes(&self) -> Vec<u32> {
@@ -91,9 +89,13 @@ impl Daemon for Kernel {
     }
 }
 
-/// All other nodes.
+/// All other nodes but those that are to have a subnet which this one has, or one before them: there is one route to each.
 pub(super) fn peers(site: Site<'_>) -> impl Iterator<Item = &Node> {
-    site.nodes.iter().filter(move |node| node.name != site.node)
+    let is_first = move |at: usize, node: &Node| {
+        node.subnet != site.subnet && site.nodes.iter().take(at).all(|before| before.subnet != node.subnet)
+    };
+    let nodes = site.nodes.iter().enumerate().filter(move |(at, node)| is_first(*at, node));
+    nodes.map(|(_, node)| node).filter(move |node| node.name != site.node)
 }
 
 /// Runs the lines of `commands` as `program -batch` does.

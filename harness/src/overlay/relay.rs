@@ -21,6 +21,10 @@ use crate::wait;
 
 mod status;
 
+/// What the overlay is called whose daemon is relay. Snapshots are its.
+pub const RELAY: &str = "relay";
+/// And what that is called whose daemon is flanneld.
+const FLANNELD: &str = "flanneld";
 /// From start to ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// From SIGTERM to the end.
@@ -68,6 +72,10 @@ impl Relay {
 const TUN: &str = "/dev/net/tun";
 
 impl Overlay for Relay {
+    fn name(&self) -> &'static str {
+        if self.answers { RELAY } else { FLANNELD }
+    }
+
     fn check_machine(&self) -> Result<(), Error> {
         let opened = File::options().read(true).write(true).open(TUN);
         opened.map(drop).map_err(|source| {
@@ -202,6 +210,10 @@ impl Running {
         Error::Query { node: self.node.clone(), what: what.to_owned(), why: why.to_owned() }
     }
 
+    fn expect_answers(&self, what: &'static str) -> Result<(), Error> {
+        if self.answers { Ok(()) } else { Err(Error::Lacks { overlay: FLANNELD, what }) }
+    }
+
     /// Sends a signal, unless the daemon has ended: its pid may be another's then.
     fn signal(&mut self, signal: Signal) {
         if self.exited().is_none()
@@ -257,6 +269,7 @@ impl Daemon for Running {
 
     fn metric<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>> {
         async move {
+            self.expect_answers("metrics")?;
             let (_, body) = self.status.get("/metrics").await?;
             Ok(body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
         }
@@ -295,9 +308,7 @@ impl Daemon for Running {
 
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
         async move {
-            if !self.answers {
-                return Ok(BTreeMap::new());
-            }
+            self.expect_answers("routes that it tells")?;
             let (code, body) = self.status.get("/routes").await?;
             if code != 200 {
                 return Err(self.query("/routes", &format!("it answered {code}")));

@@ -1,20 +1,15 @@
 //! The kernel's VXLAN (RFC 7348), set up as flannel's vxlan backend does: what userspace overlays are compared with.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use ipnet::Ipv4Net;
 
 use super::kernel::{Kernel, configure, peers};
 use super::{Attachment, Daemon, Error, Overlay, Site};
+use crate::packet::VXLAN_PORT;
 use crate::topology::Node;
 
-/// The device, with flannel's id 1 in its name.
-const DEVICE: &str = "flannel.1";
-/// The kernel's and flannel's default port, which is not IANA's.
-const PORT: u16 = 8472;
+/// The device has the name of relay's, so that what both do can be compared line by line.
+const DEVICE: &str = "flannel0";
 /// Outer IPv4, UDP and VXLAN headers, and the inner Ethernet header.
 const ENCAPSULATION_LEN: u32 = 50;
 
@@ -23,6 +18,14 @@ const ENCAPSULATION_LEN: u32 = 50;
 pub struct Vxlan;
 
 impl Overlay for Vxlan {
+    fn name(&self) -> &'static str {
+        "vxlan"
+    }
+
+    fn runs_daemon(&self) -> bool {
+        false
+    }
+
     fn check_machine(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -35,7 +38,7 @@ impl Overlay for Vxlan {
             };
             let mtu = site.mtu.saturating_sub(ENCAPSULATION_LEN);
             let mut ip = format!(
-                "link add {DEVICE} address {} mtu {mtu} type vxlan id 1 dev {} local {} dstport {PORT} nolearning\n\
+                "link add {DEVICE} address {} mtu {mtu} type vxlan id 1 dev {} local {} dstport {VXLAN_PORT} nolearning\n\
                  address add {}/32 dev {DEVICE}\nlink set {DEVICE} up\n",
                 hardware_address(own),
                 site.interface,
@@ -51,11 +54,9 @@ impl Overlay for Vxlan {
             }
             configure(site, "ip", &ip)?;
             configure(site, "bridge", &bridge)?;
-            let routes: BTreeMap<Ipv4Net, Ipv4Addr> =
-                peers(site).map(|node| (node.subnet, node.address)).collect();
             let attachment = Attachment { device: DEVICE.to_owned(), subnet: site.subnet, mtu };
             let undo = format!("link del {DEVICE}\n");
-            Ok(Box::new(Kernel::new(site, attachment, routes, undo)) as Box<dyn Daemon>)
+            Ok(Box::new(Kernel::new(self.name(), site, attachment, undo)) as Box<dyn Daemon>)
         }
         .boxed_local()
     }

@@ -108,6 +108,19 @@ fn junk_after_a_tunnelled_packet_is_counted_but_ethernet_padding_is_not() {
 }
 
 #[test]
+fn a_packet_in_a_vxlan_frame_is_opened_and_another_frame_is_none() {
+    let vxlan = |flags: u8, ether_type: u16| {
+        let header = [&[flags, 0, 0, 0, 0, 0, 1, 0][..], &[0; 12], &ether_type.to_be_bytes()].concat();
+        parse(Build::udp((A, 50_000), (B, VXLAN_PORT), &[header, ping(56).octets()].concat()).octets())
+    };
+    let outer = vxlan(0x08, 0x0800);
+    assert_eq!(outer.tunnelled().map(|inner| (inner.destination, inner.len)), Some((C2, 84)));
+    assert_eq!(outer.marker(), Some(9));
+    assert!(vxlan(0, 0x0800).tunnelled().is_none());
+    assert!(vxlan(0x08, 0x0806).tunnelled().is_none());
+}
+
+#[test]
 fn a_probe_in_junk_to_the_tunnel_port_is_known() {
     let junk = [&[0x41, 0, 0, 0][..], &marker::encode(5, 20)].concat();
     assert_eq!(parse(Build::udp((A, 999), (B, PORT), &junk).octets()).marker(), Some(5));

@@ -1,8 +1,15 @@
 //! UDP (RFC 768), with what it tunnels, and TCP (RFC 9293).
 
-use etherparse::{TcpHeaderSlice, UdpHeaderSlice};
+use etherparse::{EtherType, Ethernet2HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 
 use super::{Checksum, Ipv4, Reading, be16, marker, marker::Marked, pseudo_header};
+
+/// The port of the kernel's and flannel's VXLAN, which is not IANA's.
+pub const VXLAN_PORT: u16 = 8472;
+/// Octets of a VXLAN header (RFC 7348 section 5).
+const VXLAN_LEN: usize = 8;
+/// Of its first octet, the only flag: there is a network identifier.
+const VXLAN_FLAG: u8 = 0x08;
 
 /// A transport's octets, as far as they are there.
 #[derive(Debug, Clone, Copy)]
@@ -27,14 +34,14 @@ pub struct Udp {
     pub checksum: Checksum,
     /// The marker in its payload.
     pub marked: Option<Marked>,
-    /// What it carries, if it is from or to the tunnel's port.
+    /// What it carries, if it is from or to the tunnel's port, or VXLAN.
     pub tunnelled: Tunnelled,
 }
 
-/// What a datagram from or to the tunnel's port carries.
+/// What a tunnel datagram carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tunnelled {
-    /// It is not from or to the tunnel's port.
+    /// It is none.
     No,
     /// An IPv4 packet.
     Packet(Box<Ipv4>),
@@ -55,10 +62,19 @@ impl Udp {
         let end = usize::from(len).clamp(8, segment.body.len());
         let payload = segment.body.get(8..end).unwrap_or_default();
         let to_tunnel = header.source_port() == reading.port || header.destination_port() == reading.port;
-        let tunnelled = match to_tunnel {
-            false => Tunnelled::No,
-            true if reading.depth >= super::MAX_DEPTH => Tunnelled::Junk,
-            true => Ipv4::parse(payload, reading.inside_datagram())
+        let inside = reading.inside_datagram();
+        let carried = match header.destination_port() {
+            _ if to_tunnel => Some((payload, inside)),
+            // A device that takes whole frames leaves the checksums in them to the one below it.
+            VXLAN_PORT => {
+                vxlan(payload).map(|packet| (packet, Reading { pending: reading.pending, ..inside }))
+            }
+            _ => None,
+        };
+        let tunnelled = match carried {
+            None => Tunnelled::No,
+            Some(_) if reading.depth >= super::MAX_DEPTH => Tunnelled::Junk,
+            Some((octets, reading)) => Ipv4::parse(octets, reading)
                 .map_or(Tunnelled::Junk, |inner| Tunnelled::Packet(Box::new(inner))),
         };
         let marked = match tunnelled {
@@ -75,6 +91,14 @@ impl Udp {
             tunnelled,
         })
     }
+}
+
+/// The IPv4 packet in a VXLAN frame.
+fn vxlan(payload: &[u8]) -> Option<&[u8]> {
+    let (header, frame) = payload.split_at_checked(VXLAN_LEN)?;
+    let ethernet = Ethernet2HeaderSlice::from_slice(frame).ok()?;
+    let is_vxlan = header.first() == Some(&VXLAN_FLAG) && ethernet.ether_type() == EtherType::IPV4;
+    frame.get(ethernet.slice().len()..).filter(|_| is_vxlan)
 }
 
 /// A TCP segment, summarised.

@@ -56,7 +56,8 @@ impl Runner<'_> {
         Ok(())
     }
 
-    pub(super) fn expect_log(&mut self, expect: &ExpectLog) {
+    pub(super) fn expect_log(&mut self, expect: &ExpectLog) -> Result<(), StepError> {
+        self.lab.expect_logging()?;
         let log = self.lab.log(&expect.node);
         let found: Vec<&str> = log.lines().filter(|line| line.contains(expect.contains.as_str())).collect();
         let right = expect.lines.map_or(!found.is_empty(), |lines| found.len() == usize::from(lines));
@@ -69,6 +70,7 @@ impl Runner<'_> {
                 found.join("\n")
             ));
         }
+        Ok(())
     }
 
     pub(super) async fn expect_metric(&mut self, expect: &ExpectMetric) -> Result<(), StepError> {

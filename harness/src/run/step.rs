@@ -56,7 +56,7 @@ impl Runner<'_> {
             Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).await?,
             Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
             Step::Expect(expect) => self.expect(expect).await?,
-            Step::ExpectLog(expect) => self.expect_log(expect),
+            Step::ExpectLog(expect) => self.expect_log(expect)?,
             Step::ExpectMetric(expect) => self.expect_metric(expect).await?,
             Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).await?,
             Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).await?,
