@@ -1,13 +1,14 @@
 //! The command line of `harness`.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::case;
+use crate::overlay::relay::Asked;
 use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
@@ -58,6 +59,9 @@ enum Command {
         /// Suite files, or directories of them
         #[arg(default_value = "suites")]
         paths: Vec<PathBuf>,
+        /// The relay program that is asked about flags, metrics and network configs [default: as for `run`]
+        #[arg(long, env = "RELAY", value_name = "PATH")]
+        relay: Option<PathBuf>,
     },
     /// Build the lab of a suite file, say how to get into its nodes, and hold it until Ctrl-C
     Up {
@@ -143,7 +147,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run::run(&run),
         Command::Record(record) => record::record(&record),
-        Command::Check { paths } => check(&paths),
+        Command::Check { paths, relay } => check(&paths, relay.as_deref()),
         Command::Up { file, parts, choice } => up::up(file.as_deref(), &parts, &choice),
         Command::Index { paths } => index(&paths),
         Command::Bench(bench) => bench::bench(&bench),
@@ -167,18 +171,26 @@ fn render(error: impl miette::Diagnostic + Send + Sync + 'static) -> String {
     format!("{:?}", miette::Report::new(error)).trim_start().to_owned()
 }
 
-fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
+fn check(paths: &[PathBuf], relay: Option<&Path>) -> Result<u8, Usage> {
     let found = discover(paths)?;
+    let mut relay = parts::relay(relay).map_err(|Usage(why)| why).and_then(Asked::new);
     let mut mistaken = 0;
     let mut valid = Vec::new();
     for file in &found {
-        match Case::load(&file.path) {
-            Ok(_) => valid.push(file.clone()),
+        let checked = Case::load(&file.path).and_then(|case| asked(&case, &mut relay));
+        match checked {
+            Ok(()) => valid.push(file.clone()),
             Err(error) => {
                 mistaken += 1;
                 eprintln!("{}", case::render(&error));
             }
         }
+    }
+    if let Err(why) = relay {
+        eprintln!(
+            "what only relay knows was not checked, flags, metrics and network configs: {}",
+            why.trim_end()
+        );
     }
     let orphans = snapshot::orphans(&found, paths);
     for orphan in &orphans {
@@ -195,6 +207,15 @@ fn check(paths: &[PathBuf]) -> Result<u8, Usage> {
     );
     // One that was just written has none yet.
     Ok(if mistaken + left == 0 { SUCCESS } else { FAILED })
+}
+
+/// Asks relay about a case, as long as it answers.
+fn asked(case: &Case, relay: &mut Result<Asked, String>) -> Result<(), suite::Error> {
+    let Ok(program) = relay else { return Ok(()) };
+    case.ask(program).unwrap_or_else(|why| {
+        *relay = Err(why);
+        Ok(())
+    })
 }
 
 fn index(paths: &[PathBuf]) -> Result<u8, Usage> {

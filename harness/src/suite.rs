@@ -10,6 +10,7 @@ mod file;
 mod index;
 mod load;
 mod mistake;
+mod refusal;
 mod schema;
 mod step;
 mod structure;

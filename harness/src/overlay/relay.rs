@@ -19,7 +19,10 @@ use self::status::{STATUS, StatusClient};
 use super::{Attachment, Counters, Daemon, Error, Overlay, Site};
 use crate::wait;
 
+mod asked;
 mod status;
+
+pub use asked::Asked;
 
 /// What the overlay is called whose daemon is relay. Snapshots are its.
 pub const RELAY: &str = "relay";

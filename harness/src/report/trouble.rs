@@ -36,13 +36,10 @@ pub(super) fn of(runner: &Runner<'_>, steps: &[Step], node: &str, log: &str) -> 
 fn expectations<'a>(steps: &'a [Step], number: Option<usize>, all: &mut Vec<(usize, &'a ExpectLog)>) {
     for (step, at) in steps.iter().zip(1..) {
         let number = number.unwrap_or(at);
-        match step {
-            Step::ExpectLog(expect) => all.push((number, expect)),
-            Step::Stream(stream) => expectations(&stream.during, Some(number), all),
-            Step::Repeat(repeat) => expectations(&repeat.steps, Some(number), all),
-            Step::Expect(expect) => expectations(&expect.steps, Some(number), all),
-            _ => {}
+        if let Step::ExpectLog(expect) = step {
+            all.push((number, expect));
         }
+        expectations(step.inner(), Some(number), all);
     }
 }
 

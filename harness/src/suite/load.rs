@@ -46,12 +46,7 @@ impl Case {
             }
             None => Self::parse(path, &text),
         };
-        parsed.map_err(|mut mistakes| {
-            mistakes.sort_by_key(Mistake::offset);
-            let mistakes = mistakes.into_iter().map(|mistake| mistake.shown_in(&text)).collect();
-            let name = path.display().to_string();
-            Error::Mistakes { text: NamedSource::new(name, text), mistakes }
-        })
+        parsed.map_err(|mistakes| shown(path, text, mistakes))
     }
 
     /// Checks a suite file's text.
@@ -77,6 +72,21 @@ impl Case {
         let (about, source) = (about.to_string(), source.map(|source| source.to_string()));
         Ok(Self { path: path.to_owned(), about, source, lab, topology, steps })
     }
+}
+
+/// The mistakes in a file that was read before, and that is sound in itself.
+pub(super) fn mistaken(path: &Path, mistakes: Vec<Mistake>) -> Error {
+    match read(path) {
+        Ok(octets) => shown(path, String::from_utf8_lossy(&octets).into_owned(), mistakes),
+        Err(error) => error,
+    }
+}
+
+/// Mistakes in the order of the text that they are in.
+fn shown(path: &Path, text: String, mut mistakes: Vec<Mistake>) -> Error {
+    mistakes.sort_by_key(Mistake::offset);
+    let mistakes = mistakes.into_iter().map(|mistake| mistake.shown_in(&text)).collect();
+    Error::Mistakes { text: NamedSource::new(path.display().to_string(), text), mistakes }
 }
 
 /// Reads a file, unless it is of a kind or size that no suite file is.

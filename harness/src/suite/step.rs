@@ -117,6 +117,18 @@ pub enum Step {
     SubnetFile(SubnetFile),
 }
 
+impl Step {
+    /// The steps that it has in it.
+    pub fn inner(&self) -> &[Self] {
+        match self {
+            Self::Stream(stream) => &stream.during,
+            Self::Repeat(repeat) => &repeat.steps,
+            Self::Expect(expect) => &expect.steps,
+            _ => &[],
+        }
+    }
+}
+
 /// Keys of `ping`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
