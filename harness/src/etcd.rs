@@ -246,6 +246,11 @@ impl Cluster {
         &self.members
     }
 
+    /// The members that were started and not stopped since.
+    pub(crate) fn running(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.members.iter_mut().filter(|member| member.is_running())
+    }
+
     /// The member of that name.
     ///
     /// # Errors
@@ -269,7 +274,7 @@ impl Cluster {
     /// # Errors
     /// When a member ends, or does not answer within `within`.
     pub async fn ready(&mut self, within: Duration) -> Result<(), Error> {
-        let running = self.members.iter_mut().filter(|member| member.is_running());
+        let running = self.running();
         futures_util::future::try_join_all(running.map(|member| member.ready(within))).await?;
         Ok(())
     }
@@ -418,7 +423,7 @@ impl Member {
     }
 
     /// Resolves when it ends of its own accord, to what is known about that.
-    async fn ended(&mut self) -> String {
+    pub(crate) async fn ended(&mut self) -> String {
         match &mut self.body {
             Body::Process(process) => process.ended().await,
             Body::Container(container) => container.ended().await,

@@ -35,6 +35,7 @@ mod links;
 mod quiet;
 pub(crate) mod registry;
 pub mod shaper;
+pub mod watch;
 
 use host::Host;
 pub use quiet::Breach;
@@ -161,6 +162,12 @@ pub enum Error {
     Dir {
         /// The directory.
         path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Children that end.
+    #[error("watching for what ends: {source}")]
+    Watch {
         /// The cause.
         source: std::io::Error,
     },

@@ -1,6 +1,7 @@
 //! The lab as a drawing in text.
 
-use super::{INTERFACE, Lab};
+use super::{INTERFACE, Lab, PREFIX};
+use crate::overlay::relay::RELAY;
 use crate::topology::Host;
 
 impl Lab {
@@ -20,7 +21,19 @@ impl Lab {
             text +=
                 &format!("  {:<10}  {sudo}nsenter --target {pid}{user} --mount --net={net}\n", host.name());
         }
-        if let Some(node) = self.topology.nodes.iter().find(|node| self.runs(&node.name)) {
+        let node = self.topology.nodes.first().map(|node| self.host(&node.name));
+        if let (Some(Ok(node)), endpoints @ [_, ..]) = (node, self.endpoints().as_slice()) {
+            let (endpoints, net) = (endpoints.join(","), sandbox.seen_from_outside(node.namespace.path()));
+            text += &format!(
+                "\netcd answers at {endpoints}, to any host on the underlay. What is in it, with Debian's \
+                 etcd-client:\n  {sudo}nsenter --target {pid}{user} --mount --net={} etcdctl --endpoints={endpoints} \
+                 get --prefix {PREFIX}\n",
+                net.display()
+            );
+        }
+        let overlay = self.workshop.overlay.name();
+        let running = self.topology.nodes.iter().find(|node| self.runs(&node.name));
+        if let Some(node) = running.filter(|_| overlay == RELAY) {
             let dir = self.dir.join(&node.name);
             text += &format!(
                 "\n{}'s relay keeps its log and subnet.env in {}, as seen there. What it has to say:\n  \
@@ -52,7 +65,7 @@ impl Lab {
                     super::address(attachment.subnet, 1),
                     attachment.subnet.prefix_len(),
                 ),
-                None => "relay not started".to_owned(),
+                None => format!("{} not started", self.workshop.overlay.name()),
             };
             text += &format!("{branch} {:<8}  {INTERFACE} {:<14}  {overlay}\n", node.name, node.address);
             let containers: Vec<_> = topology.containers_of(&node.name).collect();
