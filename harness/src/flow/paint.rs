@@ -59,6 +59,10 @@ fn line(line: &str) -> Vec<(Ink, &str)> {
     if line.starts_with('[') {
         return vec![(Ink::Header, line)];
     }
+    // Of two texts beside each other, what only one has.
+    if let Some(ink) = line.chars().next().and_then(difference_ink) {
+        return vec![(ink, line)];
+    }
     if let Some(verdict) = text.strip_prefix("=> ") {
         return vec![(verdict_ink(verdict), line)];
     }
@@ -68,6 +72,14 @@ fn line(line: &str) -> Vec<(Ink, &str)> {
     match ['<', '>', 'x', '!'].iter().filter_map(|sign| line.find(&format!("  {sign}"))).min() {
         Some(at) if line.starts_with("  ") => hop(line, at + 3),
         _ => vec![(Ink::Plain, line)],
+    }
+}
+
+fn difference_ink(mark: char) -> Option<Ink> {
+    match mark {
+        '+' => Some(Ink::Good),
+        '-' => Some(Ink::Loss),
+        _ => None,
     }
 }
 
