@@ -1,5 +1,7 @@
 //! Sending one packet from a host's own socket, and receiving what comes of it at that socket.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -254,6 +256,8 @@ fn is_reply_to(probe: &Probe, octets: &[u8]) -> Option<Option<u8>> {
 #[derive(Debug)]
 pub struct Listener {
     socket: tokio::net::UdpSocket,
+    /// What was received and nobody has asked for yet: by the number in the marker, or none.
+    received: RefCell<HashMap<Option<u32>, u32>>,
 }
 
 impl Listener {
@@ -274,7 +278,7 @@ impl Listener {
             doing: format!("listening on UDP port {port}"),
             source,
         })?;
-        Ok(Self { socket })
+        Ok(Self { socket, received: RefCell::default() })
     }
 
     /// Waits for the next datagram, whatever it carries.
@@ -285,17 +289,19 @@ impl Listener {
         }
     }
 
-    /// How many datagrams with the marker of probe `number`, or with none because they are short, wait at the socket.
+    /// How many datagrams with the marker of probe `number`, or with none because they are short, have come since this
+    /// was last asked. Those of other probes are kept for who asks for them.
     pub fn received(&self, number: u32) -> u32 {
         let mut buffer = vec![0; 65_536];
-        let mut count = 0;
+        let mut received = self.received.borrow_mut();
         while let Ok(len) = self.socket.try_recv(&mut buffer) {
             let payload = buffer.get(..len).unwrap_or_default();
-            if len < marker::LEN || marker::decode(payload) == Some(number) {
-                count += 1;
+            let marked = marker::decode(payload);
+            if len < marker::LEN || marked.is_some() {
+                *received.entry(marked).or_default() += 1;
             }
         }
-        count
+        [None, Some(number)].iter().filter_map(|key| received.remove(key)).sum()
     }
 }
 

@@ -17,6 +17,7 @@ mod flood;
 mod host;
 mod inject;
 mod observe;
+mod parallel;
 mod relay;
 mod shape;
 mod step;
@@ -92,6 +93,14 @@ pub enum StepError {
         /// The word.
         word: String,
     },
+    /// A step of a branch.
+    #[error("{place}: {source}")]
+    Branch {
+        /// Which branch, from 1, and which of its steps, by title.
+        place: String,
+        /// What went wrong.
+        source: Box<StepError>,
+    },
 }
 
 /// A case while it runs.
@@ -110,8 +119,10 @@ pub struct Runner<'a> {
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
     /// Links that a step has set down, by host.
     down: Vec<String>,
-    /// Whether a stream flows, so that the lab is never quiet.
+    /// Whether a stream flows, or several steps are under way at once, so that the lab is never quiet.
     streaming: bool,
+    /// The branch and the step of it that are under way, or judged.
+    within: Option<String>,
     /// Nodes whose relay a step has paused.
     paused: Vec<String>,
     /// The etcd member that led when a step stopped it.
@@ -144,6 +155,7 @@ impl<'a> Runner<'a> {
             listeners: BTreeMap::new(),
             down: Vec::new(),
             streaming: false,
+            within: None,
             paused: Vec::new(),
             stopped_leader: None,
             episodes: Vec::new(),
@@ -257,7 +269,10 @@ impl<'a> Runner<'a> {
 
     /// Notes what is wrong in itself, and in which step.
     fn problem(&mut self, problem: impl Into<String>) {
-        let problem = problem.into();
+        let mut problem = problem.into();
+        if let Some(within) = &self.within {
+            problem = format!("{within}: {problem}");
+        }
         self.problems.push(match self.begun.last() {
             Some(Begun { number, title, .. }) => format!("step {number}, `{title}`: {problem}"),
             None => problem,

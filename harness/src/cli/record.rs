@@ -32,7 +32,9 @@ pub(super) struct Record {
     #[command(flatten)]
     choice: Choice,
     /// Steps as in a suite file: a name, the values of its required keys, `--key value` for others; `then` between
-    /// two: ping c1 c2 --ttl 3 then leases
+    /// two, as in `ping c1 c2 --ttl 3 then leases`. A list or a table is one word of TOML:
+    /// `inject c1 --into eth0 --packet '{ from = "c2", to = "b" }'`,
+    /// `parallel '[[{ ping = { from = "c1", to = "c2" } }], [{ ping = { from = "c2", to = "c1" } }]]'`
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "STEP")]
     steps: Vec<String>,
 }

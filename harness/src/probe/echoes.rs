@@ -93,6 +93,11 @@ impl Echoes {
         tokio::time::timeout(within, wait).await.unwrap_or(Ok(()))
     }
 
+    /// The requests that were sent so far, with what came of each.
+    pub fn sent(&self) -> &[(Probe, Vec<Answer>)] {
+        &self.sent
+    }
+
     /// The requests in the order they were sent, with what came of each.
     pub fn into_sent(self) -> Vec<(Probe, Vec<Answer>)> {
         self.sent

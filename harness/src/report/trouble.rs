@@ -39,7 +39,7 @@ fn expectations<'a>(steps: &'a [Step], number: Option<usize>, all: &mut Vec<(usi
         if let Step::ExpectLog(expect) = step {
             all.push((number, expect));
         }
-        expectations(step.inner(), Some(number), all);
+        step.inner().iter().for_each(|steps| expectations(steps, Some(number), all));
     }
 }
 

@@ -1,13 +1,14 @@
 //! Sending more packets than anybody would look at one by one.
 
 use std::net::SocketAddrV4;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
 use super::{Runner, StepError};
 use crate::capture::FLOOD_PORTS;
-use crate::probe::{Fill, Flooder};
+use crate::probe::{Fill, Flooder, Listener};
 use crate::suite::Flood;
 use crate::wait;
 
@@ -20,57 +21,86 @@ const MAX_TIME: Duration = Duration::from_secs(60);
 /// For the last packets to arrive.
 const ARRIVED_WITHIN: Duration = Duration::from_secs(5);
 
+/// A flood that is ready to be sent.
+pub(super) struct Deluge {
+    flooder: Flooder,
+    fill: Fill,
+    packets: u32,
+    rate: u32,
+    max_lost: Option<u32>,
+    /// What counts those that arrive, by their number.
+    receiver: Option<(Rc<Listener>, u32)>,
+}
+
 impl Runner<'_> {
     pub(super) async fn flood(&mut self, flood: &Flood) -> Result<(), StepError> {
+        let deluge = self.deluge(flood)?;
+        self.lab.begin_flood()?;
+        if let Some(shortfall) = deluge.pour(|| self.lab.note_flooded()).await? {
+            self.problem(shortfall);
+        }
+        Ok(())
+    }
+
+    /// What is to send a flood.
+    pub(super) fn deluge(&mut self, flood: &Flood) -> Result<Deluge, StepError> {
         let to = self.address(&flood.to)?;
         let number = self.next_probe();
         let tunnel = flood.port == self.map.port;
         let fill = if tunnel { Fill::garbage(flood.size) } else { Fill::marked(number, flood.size) };
-        let listener = match self.map.host_of(to).map(str::to_owned) {
-            Some(host) if !tunnel => Some(self.listener_at(&host, flood.port)?),
+        let receiver = match self.map.host_of(to).map(str::to_owned) {
+            Some(host) if !tunnel => Some((self.listener_at(&host, flood.port)?, number)),
             _ => None,
         };
         let ports = u32::from(FLOOD_PORTS.end() - FLOOD_PORTS.start());
         let port = FLOOD_PORTS.start() + (number % ports) as u16;
         let namespace = self.lab.host(&flood.from)?.namespace.clone();
         let flooder = Flooder::open(&namespace, port, SocketAddrV4::new(to, flood.port))?;
+        let Flood { packets, rate, max_lost, .. } = *flood;
+        Ok(Deluge { flooder, fill, packets, rate, max_lost, receiver })
+    }
+}
+
+impl Deluge {
+    /// Sends it, telling `note` of each packet: what is wrong with what was sent, or with what arrived.
+    pub(super) async fn pour(self, mut note: impl FnMut()) -> Result<Option<String>, StepError> {
+        let Self { flooder, fill, packets, rate, max_lost, receiver } = self;
         let mut received = 0;
         let mut hear = || {
-            received += listener.as_ref().map_or(0, |listener| listener.received(number));
+            received += receiver.as_ref().map_or(0, |(listener, number)| listener.received(*number));
             received
         };
-        self.lab.begin_flood()?;
         let start = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut sent, mut due, mut before) = (0, 0.0, start);
-        while sent < flood.packets && start.elapsed() < MAX_TIME {
+        while sent < packets && start.elapsed() < MAX_TIME {
             ticks.tick().await;
             hear();
             let now = Instant::now();
-            due += f64::from(flood.rate) * (now - before).min(CATCH_UP).as_secs_f64();
+            due += f64::from(rate) * (now - before).min(CATCH_UP).as_secs_f64();
             before = now;
-            while due >= 1.0 && sent < flood.packets {
+            while due >= 1.0 && sent < packets {
                 due -= 1.0;
                 if flooder.send(fill.payload(sent))? {
-                    self.lab.note_flooded();
+                    note();
                     sent += 1;
                 }
             }
         }
-        if sent < flood.packets {
-            let (packets, within) = (flood.packets, MAX_TIME.as_secs());
-            self.problem(format!("{sent} of the flood's {packets} packets were sent in {within} s"));
+        if sent < packets {
+            let within = MAX_TIME.as_secs();
+            return Ok(Some(format!("{sent} of the flood's {packets} packets were sent in {within} s")));
         }
-        let Some(most) = flood.max_lost else { return Ok(()) };
+        let Some(most) = max_lost else { return Ok(None) };
         let arrived = wait::until("the flood's last packets", ARRIVED_WITHIN, async || {
             let received = hear();
             if received.saturating_add(most) >= sent { Ok(()) } else { Err(received.to_string()) }
         });
-        if arrived.await.is_err() {
-            let lost = sent - hear();
-            self.problem(format!("{lost} of the flood's {sent} packets were lost; the case allows {most}"));
+        if arrived.await.is_ok() {
+            return Ok(None);
         }
-        Ok(())
+        let lost = sent - hear();
+        Ok(Some(format!("{lost} of the flood's {sent} packets were lost; the case allows {most}")))
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place};
+use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place, Probe};
 use crate::lab::kernel::KernelDrops;
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
@@ -16,7 +16,7 @@ pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// The same while something is broken on purpose, and silence is likely what the case is about.
 const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
 /// How long to wait for an answer before the daemons are asked whether they dropped it.
-const LOOK_AFTER: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AFTER: Duration = Duration::from_millis(10);
 
 impl Runner<'_> {
     /// The next echo request's shape, of this probe number.
@@ -62,11 +62,7 @@ impl Runner<'_> {
         while let Some(answer) = sender.answer_now()? {
             answers.push(answer);
         }
-        let mut probe = sender.probe;
-        if probe.source.is_unspecified() {
-            // The kernel found no way, and so no source: the host is named by its own address.
-            probe.source = self.lab.topology.address_of(&probe.from).unwrap_or(probe.source);
-        }
+        let probe = self.with_source(sender.probe);
         let frames = self.lab.recorder.since(position);
         let mut dropped = drops(&before, &self.counters);
         let shaped = self.lab.shaped_since(shaped);
@@ -86,8 +82,16 @@ impl Runner<'_> {
         })
     }
 
+    /// A probe with a source, even if its kernel found no way, and so none: its host is named by its own address.
+    pub(super) fn with_source(&self, mut probe: Probe) -> Probe {
+        if probe.source.is_unspecified() {
+            probe.source = self.lab.topology.address_of(&probe.from).unwrap_or(probe.source);
+        }
+        probe
+    }
+
     /// A socket that receives the probe, if it is for one.
-    fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
+    pub(super) fn listener(&mut self, shot: &Shot) -> Result<Option<Rc<Listener>>, StepError> {
         let ShotKind::Udp { port, listen: true, .. } = shot.kind else { return Ok(None) };
         let Some(host) = self.map.host_of(shot.to).map(str::to_owned) else { return Ok(None) };
         self.listener_at(&host, port).map(Some)

@@ -60,14 +60,12 @@ fn impairment(shaping: &Shaping) -> Impairment {
     }
 }
 
+/// Each probe's frames, and what shapers dropped of it, by its number.
+pub(super) type Shares = BTreeMap<u32, (Vec<Frame>, Vec<Dropped>)>;
+
 /// Frames by the probe that they belong to, and what shapers dropped of each probe. A fragment that was dropped is known by
 /// the others of its datagram, if not by itself.
-pub(super) fn sort(
-    probes: &[Probe],
-    mut frames: Vec<Frame>,
-    dropped: Vec<ShaperDrop>,
-    port: u16,
-) -> BTreeMap<u32, (Vec<Frame>, Vec<Dropped>)> {
+pub(super) fn sort(probes: &[Probe], mut frames: Vec<Frame>, dropped: Vec<ShaperDrop>, port: u16) -> Shares {
     // A point of its own for each host and cause, by which a frame is told from those that were recorded.
     let mut points: Vec<(Arc<Point>, Cause)> = Vec::new();
     for ShaperDrop { cause, mut frame } in dropped {

@@ -28,9 +28,15 @@ impl Runner<'_> {
     async fn perform(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Say(_) => {}
-            Step::Ping(ping) => self.ping(ping).await?,
+            Step::Ping(ping) => {
+                let shots = self.pings(ping)?;
+                self.probe(ping.sweep(), shots).await?;
+            }
             Step::PingAll(_) => self.ping_all().await?,
-            Step::Udp(udp) => self.udp(udp).await?,
+            Step::Udp(udp) => {
+                let shots = self.datagrams(udp)?;
+                self.probe(udp.sweep(), shots).await?;
+            }
             Step::Flood(flood) => self.flood(flood).await?,
             Step::Transfer(transfer) => self.transfer(transfer).await?,
             Step::Inject(inject) => self.inject(inject).await?,
@@ -70,6 +76,7 @@ impl Runner<'_> {
             Step::Exec(exec) => self.exec(exec).await?,
             Step::Listen(listen) => self.listen(listen)?,
             Step::Repeat(repeat) => self.repeat(repeat).await?,
+            Step::Parallel(parallel) => self.parallel(parallel).await?,
             Step::WaitRoute(wait) => self.wait_route(wait).await?,
             Step::Leases(_) => self.leases().await?,
             Step::SubnetFile(file) => self.subnet_file(file),
@@ -98,33 +105,35 @@ impl Runner<'_> {
         self.lab.topology.subnet_of(word).ok_or_else(|| unknown(word))
     }
 
-    async fn ping(&mut self, ping: &Ping) -> Result<(), StepError> {
-        let to = self.address(&ping.to)?;
+    /// Sends probes one after the other, and shows each or all of them.
+    async fn probe(&mut self, sweep: Option<Sweep>, shots: Vec<(String, Shot)>) -> Result<(), StepError> {
         let mut rows = Vec::new();
-        let mut seq = 0;
-        for shape in ping.shapes() {
-            for _ in 0..ping.count() {
-                seq += 1;
-                let id = ping.id.unwrap_or_else(|| echo_id(self.probes));
-                let kind = ShotKind::Echo { id, seq };
-                let journey = self.shoot(&ping.from, to, shape, kind).await?;
-                rows.push((label(ping.sweep(), shape), journey));
-            }
+        for (label, shot) in shots {
+            rows.push((label, self.follow(&shot).await?));
         }
-        self.show(ping.sweep(), rows);
+        self.show(sweep, &rows);
         Ok(())
     }
 
-    async fn udp(&mut self, udp: &Udp) -> Result<(), StepError> {
+    /// The probes of a `ping`, with what their rows are called.
+    pub(super) fn pings(&mut self, ping: &Ping) -> Result<Vec<(String, Shot)>, StepError> {
+        let to = self.address(&ping.to)?;
+        let shapes = ping.shapes();
+        let shapes = shapes.iter().flat_map(|shape| std::iter::repeat_n(*shape, ping.count().into()));
+        let shot = |(shape, seq)| {
+            let id = ping.id.unwrap_or_else(|| echo_id(self.probes));
+            let shot = self.shot(&ping.from, to, shape, ShotKind::Echo { id, seq });
+            (label(ping.sweep(), shape), shot)
+        };
+        Ok(shapes.zip(1..).map(shot).collect())
+    }
+
+    /// The same of a `udp`.
+    pub(super) fn datagrams(&mut self, udp: &Udp) -> Result<Vec<(String, Shot)>, StepError> {
         let to = self.address(&udp.to)?;
-        let mut rows = Vec::new();
-        for shape in udp.shapes() {
-            let kind = ShotKind::Udp { source: udp.source_port, port: udp.port, listen: true };
-            let journey = self.shoot(&udp.from, to, shape, kind).await?;
-            rows.push((label(udp.sweep(), shape), journey));
-        }
-        self.show(udp.sweep(), rows);
-        Ok(())
+        let kind = ShotKind::Udp { source: udp.source_port, port: udp.port, listen: true };
+        let shot = |shape| (label(udp.sweep(), shape), self.shot(&udp.from, to, shape, kind));
+        Ok(udp.shapes().into_iter().map(shot).collect())
     }
 
     async fn ping_all(&mut self) -> Result<(), StepError> {
@@ -184,24 +193,28 @@ impl Runner<'_> {
         shape: Shape,
         kind: ShotKind,
     ) -> Result<Journey, StepError> {
-        let number = self.next_probe();
-        let Shape { ttl, size, df, tos } = shape;
-        let shot = Shot { number, from: from.to_owned(), to, ttl, size, df, tos, kind };
+        let shot = self.shot(from, to, shape, kind);
         self.follow(&shot).await
     }
 
+    fn shot(&mut self, from: &str, to: Ipv4Addr, shape: Shape, kind: ShotKind) -> Shot {
+        let number = self.next_probe();
+        let Shape { ttl, size, df, tos } = shape;
+        Shot { number, from: from.to_owned(), to, ttl, size, df, tos, kind }
+    }
+
     /// Shows probes as ladders, or as a matrix if they are a sweep.
-    fn show(&mut self, sweep: Option<Sweep>, rows: Vec<(String, Journey)>) {
+    pub(super) fn show(&mut self, sweep: Option<Sweep>, rows: &[(String, Journey)]) {
         match sweep {
             None => {
-                for (_, journey) in &rows {
+                for (_, journey) in rows {
                     let ladder = journey.ladder(&self.map);
                     self.block(&ladder);
                 }
             }
-            Some(Sweep::Ttl) => self.matrix(Cell::Ttl, &rows),
-            Some(Sweep::Size) => self.matrix(Cell::Pieces, &rows),
-            Some(Sweep::Tos) => self.matrix(Cell::Tos, &rows),
+            Some(Sweep::Ttl) => self.matrix(Cell::Ttl, rows),
+            Some(Sweep::Size) => self.matrix(Cell::Pieces, rows),
+            Some(Sweep::Tos) => self.matrix(Cell::Tos, rows),
         }
     }
 

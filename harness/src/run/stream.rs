@@ -1,16 +1,13 @@
 //! Pinging steadily while other steps change the lab.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::observe::{ANSWERED_WITHIN, drops};
+use super::shape::Shares;
 use super::step::echo_id;
 use super::{Runner, StepError};
-use crate::capture::recorder::Position;
 use crate::flow::{self, Disorder, Dropped, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary};
-use crate::lab::kernel::KernelDrops;
-use crate::overlay::Counters;
 use crate::probe::{Echoes, Shot, ShotKind};
 use crate::suite::Stream;
 
@@ -20,7 +17,7 @@ const MARGIN: u32 = 5;
 const MAX_PROBES: u32 = 20_000;
 
 /// A steady stream of echo requests.
-struct Pinger {
+pub(super) struct Pinger {
     /// All of them but what tells one from the other.
     shot: Shot,
     every: Duration,
@@ -34,7 +31,7 @@ struct Pinger {
 
 /// How far a stream has come.
 #[derive(Debug, Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Requests sent.
     sent: Cell<u32>,
     /// Whether any of them was answered.
@@ -43,7 +40,38 @@ struct Progress {
     ending: Cell<Option<Duration>>,
 }
 
+impl Progress {
+    /// Waits until the stream flows. Where something is broken already there may never be an answer: it is waited for
+    /// `patience` at most.
+    async fn flows(&self, start: Instant, every: Duration, patience: Duration) {
+        let flows = || self.sent.get() >= MARGIN && self.answered.get();
+        while !flows() && (self.sent.get() < MARGIN || start.elapsed() < patience) {
+            tokio::time::sleep(every).await;
+        }
+    }
+}
+
 impl Pinger {
+    /// Sends for as long as a stream lasts that has no steps of its own.
+    pub(super) async fn flow(self, stream: &Stream, patience: &Cell<Duration>) -> Result<Self, StepError> {
+        let (every, endless, progress) = (self.every, self.count.is_none(), Progress::default());
+        let lasting = async {
+            if endless {
+                let start = Instant::now();
+                progress.flows(start, every, patience.get()).await;
+                tokio::time::sleep(stream.lasts().saturating_sub(start.elapsed())).await;
+            }
+            progress.ending.set(Some(patience.get()));
+        };
+        let (pinger, ()) = futures_util::future::join(self.run(&progress), lasting).await;
+        pinger
+    }
+
+    /// The probes that it has sent so far.
+    pub(super) fn probes(&self) -> impl Iterator<Item = &Probe> {
+        self.echoes.sent().iter().map(|(probe, _)| probe)
+    }
+
     /// Sends so many, or until it is to end, and then waits for the last reply.
     async fn run(mut self, progress: &Progress) -> Result<Self, StepError> {
         let Progress { sent, answered, ending } = progress;
@@ -70,16 +98,21 @@ fn echo(number: u32, sent: u32) -> ShotKind {
     ShotKind::Echo { id: echo_id(number), seq: u16::try_from(sent + 1).unwrap_or(u16::MAX) }
 }
 
-/// What daemons and kernels counted as dropped while a stream flowed, and no ping has been found to be yet.
-struct Pool {
-    relays: Vec<Dropped>,
-    kernels: Vec<Dropped>,
+/// What daemons and kernels counted while many probes were under way, and no probe has been found to be yet.
+pub(super) struct Pool {
+    pub(super) relays: Vec<Dropped>,
+    pub(super) kernels: Vec<Dropped>,
 }
 
 impl Pool {
-    /// Puts together what became of a ping, and takes the drops that account for it out of the pool. Which of several pings
-    /// a drop was cannot be told, but where it was, and how many there were.
-    fn account_for(&mut self, map: &Map, mut observation: Observation, numbering: &Numbering) -> Journey {
+    /// Puts together what became of a probe, and takes the drops that account for it out of the pool. Which of several
+    /// probes a drop was cannot be told, but where it was, and how many there were.
+    pub(super) fn account_for(
+        &mut self,
+        map: &Map,
+        mut observation: Observation,
+        numbering: &Numbering,
+    ) -> Journey {
         let reconstruct =
             |observation: &Observation| Journey::reconstruct(map, observation, &mut numbering.clone());
         let alone = reconstruct(&observation);
@@ -105,8 +138,34 @@ impl Pool {
 
 impl Runner<'_> {
     pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
-        let to = self.lab.topology.address_of(&stream.to);
-        let to = to.ok_or_else(|| StepError::Word { word: stream.to.to_string() })?;
+        let pinger = self.pinger(stream)?;
+        let every = pinger.every;
+        let (before, kernels) = (self.counters.clone(), self.lab.kernel_drops());
+        let position = self.lab.recorder.position();
+        let shaped = self.lab.shaped_so_far();
+        let progress = Progress::default();
+        let steps = async {
+            let done = self.inner_steps(stream, &progress, every).await;
+            progress.ending.set(Some(self.answered_within()));
+            done
+        };
+        // Either one's failure ends both: the steps wait for the stream, and the stream for them.
+        let (pinger, ()) = futures_util::future::try_join(pinger.run(&progress), steps).await?;
+        self.settle().await?;
+        let probes: Vec<Probe> = pinger.probes().cloned().collect();
+        let shaped = self.lab.shaped_since(shaped);
+        let mut sorted =
+            super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
+        let mut pool = Pool {
+            relays: drops(&before, &self.counters),
+            kernels: self.dropped_by_kernels(&kernels, false),
+        };
+        self.conclude(stream, pinger, &mut sorted, &mut pool)
+    }
+
+    /// What is to send a stream.
+    pub(super) fn pinger(&mut self, stream: &Stream) -> Result<Pinger, StepError> {
+        let to = self.address(&stream.to)?;
         let every = Duration::from_millis(stream.every_ms.into());
         let first_number = self.probes + 1;
         let shot = Shot {
@@ -121,22 +180,9 @@ impl Runner<'_> {
         };
         let echoes = Echoes::open(&self.lab.host(&stream.from)?.namespace, &shot)?;
         let count = stream.count.map(u32::from);
-        let pinger = Pinger { shot, every, first_number, count, echoes, exhausted: false };
-        // Probes of the inner steps have numbers of their own.
+        // Probes of other steps meanwhile have numbers of their own.
         self.probes += MAX_PROBES;
-        let (before, kernels) = (self.counters.clone(), self.lab.kernel_drops());
-        let position = self.lab.recorder.position();
-        let shaped = self.lab.shaped_so_far();
-        let progress = Progress::default();
-        let steps = async {
-            let done = self.inner_steps(stream, &progress, every).await;
-            progress.ending.set(Some(self.answered_within()));
-            done
-        };
-        // Either one's failure ends both: the steps wait for the stream, and the stream for them.
-        let (pinger, ()) = futures_util::future::try_join(pinger.run(&progress), steps).await?;
-        self.settle().await?;
-        self.conclude(stream, pinger, (position, shaped), (&before, &kernels))
+        Ok(Pinger { shot, every, first_number, count, echoes, exhausted: false })
     }
 
     /// Does the steps once the stream flows, and lets it flow for as long as it is to last.
@@ -150,11 +196,7 @@ impl Runner<'_> {
             return Ok(());
         }
         let start = Instant::now();
-        let flows = || progress.sent.get() >= MARGIN && progress.answered.get();
-        // Where something is broken already there may never be an answer.
-        while !flows() && (progress.sent.get() < MARGIN || start.elapsed() < self.answered_within()) {
-            tokio::time::sleep(every).await;
-        }
+        progress.flows(start, every, self.answered_within()).await;
         self.streaming = true;
         for step in &stream.during {
             self.begin_inner(step);
@@ -162,8 +204,7 @@ impl Runner<'_> {
             Box::pin(self.step(step)).await?;
         }
         self.streaming = false;
-        let lasts = Duration::from_millis(stream.lasts_ms.unwrap_or(0).into());
-        tokio::time::sleep(lasts.saturating_sub(start.elapsed())).await;
+        tokio::time::sleep(stream.lasts().saturating_sub(start.elapsed())).await;
         Ok(())
     }
 
@@ -223,12 +264,12 @@ impl Runner<'_> {
     }
 
     /// Shows which paths the stream took, and judges its losses.
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         stream: &Stream,
         mut pinger: Pinger,
-        (position, shaped): (Position, usize),
-        (before, kernels): (&BTreeMap<String, Counters>, &KernelDrops),
+        sorted: &mut Shares,
+        pool: &mut Pool,
     ) -> Result<(), StepError> {
         pinger.echoes.take_answers()?;
         if pinger.exhausted {
@@ -236,15 +277,8 @@ impl Runner<'_> {
                 "the stream ended after {MAX_PROBES} pings, before its steps did: send fewer a second, or let it last less long"
             ));
         }
-        let sent = pinger.echoes.into_sent();
-        let probes: Vec<Probe> = sent.iter().map(|(probe, _)| probe.clone()).collect();
-        let shaped = self.lab.shaped_since(shaped);
-        let mut sorted =
-            super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
         let mut journeys = Vec::new();
-        let mut pool =
-            Pool { relays: drops(before, &self.counters), kernels: self.dropped_by_kernels(kernels, false) };
-        for (probe, answers) in sent {
+        for (probe, answers) in pinger.echoes.into_sent() {
             let (frames, dropped) = sorted.remove(&probe.number).unwrap_or_default();
             let observation = Observation {
                 faults: self.faults_met(&frames),

@@ -1,8 +1,11 @@
 //! Carrying data in bulk, and judging by what arrives and by what everybody counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use super::{Runner, StepError};
+use crate::lab::Lab;
+use crate::netns::Namespace;
 use crate::overlay::{Counters, Way};
 use crate::probe::Bulk;
 use crate::suite::{Transfer, Transport};
@@ -15,49 +18,89 @@ const DAMAGED: [(&str, &str); 2] = [("Tcp", "InCsumErrors"), ("Udp", "InCsumErro
 const REORDERED: [(&str, &str); 3] =
     [("TcpExt", "TCPSACKReorder"), ("TcpExt", "TCPRenoReorder"), ("TcpExt", "TCPTSReorder")];
 
-impl Runner<'_> {
-    pub(super) async fn transfer(&mut self, transfer: &Transfer) -> Result<(), StepError> {
-        let to = self.address(&transfer.to)?;
-        let unknown = || StepError::Word { word: transfer.to.to_string() };
-        let receiver = self.map.host_of(to).ok_or_else(unknown)?.to_owned();
-        let number = self.next_probe();
-        let namespace = |host: &str| self.lab.host(host).map(|host| host.namespace.clone());
-        let ends = (namespace(&transfer.from)?, namespace(&receiver)?);
-        let open = match transfer.by {
+/// Data that is to be carried.
+pub(super) struct Haul {
+    by: Transport,
+    to: Ipv4Addr,
+    number: u32,
+    streams: u16,
+    octets: u32,
+    lossy: bool,
+    /// The sender's and the receiver's.
+    ends: [Namespace; 2],
+}
+
+impl Haul {
+    /// Whether packets of it may be lost.
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy
+    }
+
+    /// Opens the sockets, carries the data, and tells what was wrong with what arrived, if anything.
+    pub(super) async fn carry(&self) -> Result<Option<String>, StepError> {
+        let open = match self.by {
             Transport::Tcp => Bulk::tcp,
             Transport::Udp => Bulk::udp,
         };
-        let bulk = open([&ends.0, &ends.1], to, number, transfer.streams(), transfer.octets)?;
-        let kernels = [transfer.from.to_string(), receiver];
-        let count = |lab: &crate::lab::Lab| {
-            let counters = DAMAGED.into_iter().chain(REORDERED);
-            let all = counters.map(|(protocol, name)| {
-                kernels.iter().map(|host| lab.kernel_count(host, protocol, name)).sum()
-            });
-            all.collect::<Vec<u64>>()
-        };
-        let daemons: BTreeMap<_, _> = self.lab.counters().await?.into_iter().collect();
-        let before = count(&self.lab);
-
-        self.lab.begin_flood()?;
-        self.lab.note_unrecorded();
+        let [from, to] = &self.ends;
+        let bulk = open([from, to], self.to, self.number, self.streams, self.octets)?;
         let carried = tokio::task::spawn_blocking(move || bulk.carry()).await;
         let shortfall = carried.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        if let Some(shortfall) = shortfall {
-            self.problem(format!("from {}, {shortfall}", kernels.join(" to ")));
-        }
+        Ok(shortfall.map(|shortfall| format!("from {} to {}, {shortfall}", from.name(), to.name())))
+    }
+}
 
-        let after = count(&self.lab);
-        let overtaken = REORDERED.map(|counter| (counter, overtakings_of_kernels(transfer.streams())));
-        let bounds = DAMAGED.map(|counter| (counter, 0)).into_iter().chain(overtaken);
-        for (at, ((protocol, name), allowed)) in bounds.enumerate() {
-            let growth = after.get(at).zip(before.get(at)).map_or(0, |(now, then)| now.saturating_sub(*then));
-            if growth > allowed && !transfer.lossy {
-                self.problem(format!(
-                    "the kernels of {} counted {growth} {protocol} {name}",
-                    kernels.join(" and ")
-                ));
-            }
+/// What the kernels at the ends of some hauls counted before.
+pub(super) struct Toll {
+    hosts: Vec<String>,
+    streams: Vec<u16>,
+    before: Vec<u64>,
+}
+
+impl Toll {
+    /// That of the hauls whose packets may not be lost; at hosts of others nobody could tell whose were damaged.
+    pub(super) fn of(lab: &Lab, hauls: &[&Haul]) -> Self {
+        let ends = |hauls: Vec<&&Haul>| -> BTreeSet<String> {
+            hauls.iter().flat_map(|haul| &haul.ends).map(|host| host.name().to_owned()).collect()
+        };
+        let (lossy, sound): (Vec<&&Haul>, Vec<&&Haul>) = hauls.iter().partition(|haul| haul.lossy);
+        let streams = sound.iter().map(|haul| haul.streams).collect();
+        let hosts: Vec<String> = ends(sound).difference(&ends(lossy)).cloned().collect();
+        let before = Self::count(lab, &hosts);
+        Self { hosts, streams, before }
+    }
+
+    fn count(lab: &Lab, hosts: &[String]) -> Vec<u64> {
+        let counters = DAMAGED.into_iter().chain(REORDERED);
+        let sum = |(protocol, name)| hosts.iter().map(|host| lab.kernel_count(host, protocol, name)).sum();
+        counters.map(sum).collect()
+    }
+
+    /// What they have counted since that they should not have.
+    pub(super) fn problems(&self, lab: &Lab) -> Vec<String> {
+        let overtakings = self.streams.iter().map(|streams| overtakings_of_kernels(*streams)).sum();
+        let bounds = DAMAGED.map(|counter| (counter, 0)).into_iter();
+        let bounds = bounds.chain(REORDERED.map(|counter| (counter, overtakings)));
+        let growth = Self::count(lab, &self.hosts).into_iter().zip(&self.before);
+        let growth = growth.map(|(now, before)| now.saturating_sub(*before));
+        let exceeded = growth.zip(bounds).filter(|(growth, (_, allowed))| growth > allowed);
+        let told = |(growth, ((protocol, name), _))| {
+            format!("the kernels of {} counted {growth} {protocol} {name}", self.hosts.join(" and "))
+        };
+        exceeded.map(told).collect()
+    }
+}
+
+impl Runner<'_> {
+    pub(super) async fn transfer(&mut self, transfer: &Transfer) -> Result<(), StepError> {
+        let haul = self.haul(transfer)?;
+        let daemons: BTreeMap<_, _> = self.lab.counters().await?.into_iter().collect();
+        let toll = Toll::of(&self.lab, &[&haul]);
+        self.lab.begin_flood()?;
+        self.lab.note_unrecorded();
+        let shortfall = haul.carry().await?;
+        for problem in shortfall.into_iter().chain(toll.problems(&self.lab)) {
+            self.problem(problem);
         }
         if !self.streaming {
             self.end_floods().await?;
@@ -70,6 +113,18 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What is to carry a transfer's data.
+    pub(super) fn haul(&mut self, transfer: &Transfer) -> Result<Haul, StepError> {
+        let to = self.address(&transfer.to)?;
+        let unknown = || StepError::Word { word: transfer.to.to_string() };
+        let receiver = self.map.host_of(to).ok_or_else(unknown)?.to_owned();
+        let namespace = |host: &str| self.lab.host(host).map(|host| host.namespace.clone());
+        let ends = [namespace(&transfer.from)?, namespace(&receiver)?];
+        let number = self.next_probe();
+        let Transfer { by, octets, lossy, .. } = *transfer;
+        Ok(Haul { by, to, number, streams: transfer.streams(), octets, lossy, ends })
     }
 }
 

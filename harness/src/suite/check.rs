@@ -1,5 +1,6 @@
 //! Whether the steps can be done in their lab.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -18,6 +19,7 @@ mod cut;
 mod expect;
 mod flood;
 mod inject;
+mod parallel;
 mod registry;
 mod shape;
 mod stream;
@@ -75,12 +77,14 @@ impl Check<'_> {
     /// Checks steps, of which `written` is the list that they were read from.
     fn steps(&mut self, steps: &[Step], written: Option<&Spanned<DeValue<'_>>>, in_stream: bool) {
         for (n, step) in steps.iter().enumerate() {
-            let written =
-                written.and_then(|steps| steps.get_ref().get(n)?.get_ref().as_table()?.iter().next());
+            let written = entry(written, n);
             let at = written.map_or(0..0, |(key, _)| key.span());
             if let Step::Repeat(repeat) = step {
                 let inner = written.and_then(|(_, repeat)| repeat.get_ref().get("steps"));
                 self.steps(&repeat.steps, inner, in_stream);
+            }
+            if let Step::Parallel(parallel) = step {
+                self.parallel(parallel, written.map(|(_, table)| table), at.clone(), in_stream);
             }
             if let Step::Expect(expect) = step {
                 let inner = written.and_then(|(_, expect)| expect.get_ref().get("steps"));
@@ -120,6 +124,7 @@ impl Check<'_> {
             | Step::Leases(_)
             | Step::CompactEtcd(_)
             | Step::Repeat(_)
+            | Step::Parallel(_)
             | Step::PutKey(_)
             | Step::Expect(_) => {}
             Step::Stream(stream) => self.stream(stream, at),
@@ -425,6 +430,14 @@ impl Check<'_> {
             room -= length;
         }
     }
+}
+
+/// The only key of the `n`-th of a list of steps, and what stands there.
+fn entry<'w, 'd>(
+    steps: Option<&'w Spanned<DeValue<'d>>>,
+    n: usize,
+) -> Option<(&'w Spanned<Cow<'d, str>>, &'w Spanned<DeValue<'d>>)> {
+    steps?.get_ref().get(n)?.get_ref().as_table()?.iter().next()
 }
 
 fn is_address(text: &Text) -> bool {

@@ -40,7 +40,7 @@ fn steps(relay: &mut Asked, all: &[Step], mistakes: &mut Vec<Mistake>) -> Result
             }
             _ => {}
         }
-        steps(relay, step.inner(), mistakes)?;
+        step.inner().iter().try_for_each(|inner| steps(relay, inner, mistakes))?;
     }
     Ok(())
 }

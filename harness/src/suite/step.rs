@@ -1,5 +1,8 @@
 //! The steps of a case.
 
+use std::slice;
+use std::time::Duration;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
@@ -10,6 +13,7 @@ mod expect;
 mod flood;
 mod host;
 mod inject;
+mod parallel;
 mod registry;
 mod relay;
 mod shape;
@@ -21,6 +25,7 @@ pub use flood::Flood;
 pub(super) use flood::MAX_SECONDS;
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
 pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
+pub use parallel::Parallel;
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};
 pub use shape::{Shaping, Toward, Unshaping};
@@ -100,6 +105,9 @@ pub enum Step {
     Listen(Listen),
     /// Does steps several times. What they show must be the same every time, and is shown once.
     Repeat(Repeat),
+    /// Does steps at once, in two branches or more, and ends when all of these have. What each branch shows is shown under
+    /// its number, in this order, whoever was first. Branches send; one of them may also change and ask the lab.
+    Parallel(Parallel),
     /// Pings at a steady pace while other steps run, and shows how the way of the pings changes.
     Stream(Stream),
     /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
@@ -118,12 +126,13 @@ pub enum Step {
 }
 
 impl Step {
-    /// The steps that it has in it.
-    pub fn inner(&self) -> &[Self] {
+    /// The steps that it has in it, in rows of which each is done in order.
+    pub fn inner(&self) -> &[Vec<Self>] {
         match self {
-            Self::Stream(stream) => &stream.during,
-            Self::Repeat(repeat) => &repeat.steps,
-            Self::Expect(expect) => &expect.steps,
+            Self::Stream(stream) => slice::from_ref(&stream.during),
+            Self::Repeat(repeat) => slice::from_ref(&repeat.steps),
+            Self::Expect(expect) => slice::from_ref(&expect.steps),
+            Self::Parallel(parallel) => &parallel.branches,
             _ => &[],
         }
     }
@@ -407,6 +416,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// How long it lasts at least.
+    pub fn lasts(&self) -> Duration {
+        Duration::from_millis(self.lasts_ms.unwrap_or(0).into())
+    }
+
     /// Octets of payload of each ping.
     pub fn size(&self) -> u16 {
         self.size.unwrap_or(SIZE)

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::step::{
-    By, Exec, Heal, LinkState, Outcome, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute,
+    By, Exec, Heal, LinkState, Outcome, Parallel, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute,
 };
 use super::text::Text;
 
@@ -83,6 +83,9 @@ impl Step {
             }
             Self::Listen(listen) => (format!("listen {}:{}", listen.host, listen.port), vec![]),
             Self::Repeat(Repeat { times, .. }) => (format!("repeat {times} times"), vec![]),
+            Self::Parallel(Parallel { branches }) => {
+                ("parallel".to_owned(), vec![format!("branches {}", branches.len())])
+            }
             Self::Cut(cut) => {
                 let (from, to) = (list(&cut.from), list(&cut.to));
                 (format!("cut {from} from {to}"), Vec::from_iter(cut.one_way.then(|| "one-way".to_owned())))
@@ -236,6 +239,7 @@ mod tests {
                 "expect = { growth = [{ host = 'a', metric = 'm', at-least = 1, at-most = 1 }], steps = [] }",
                 "expect  a m grows by 1",
             ),
+            ("parallel = { branches = [[{ leases = {} }], []] }", "parallel  branches 2"),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),
         ];
