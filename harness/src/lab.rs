@@ -114,6 +114,8 @@ pub struct Lab {
     rested: BTreeMap<String, quiet::Baseline>,
     /// Tunnel datagrams that a host sent and its daemon did not.
     injected: BTreeMap<String, u64>,
+    /// Tunnel datagrams that a host took in and that were not for it.
+    astray: BTreeMap<String, u64>,
     /// Packets of floods, which no interface is recorded to have seen.
     unrecorded: u64,
     etcd: Option<etcd::Cluster>,
@@ -243,6 +245,7 @@ impl Lab {
             baselines: BTreeMap::new(),
             rested: BTreeMap::new(),
             injected: BTreeMap::new(),
+            astray: BTreeMap::new(),
             unrecorded: 0,
             etcd: None,
             cuts: cut::Cuts::default(),

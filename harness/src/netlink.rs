@@ -111,6 +111,24 @@ impl Netlink {
         Ok(self.link(link, "looking up a link").await?.header.index)
     }
 
+    /// The MAC address of a link.
+    ///
+    /// # Errors
+    /// [`Error::NoLink`] when there is no such link, or it has none.
+    pub async fn mac(&self, link: &str) -> Result<[u8; 6], Error> {
+        let doing = "looking up a link's address";
+        let found = self.link(link, doing).await?;
+        let address = found.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(octets) => octets.as_slice().try_into().ok(),
+            _ => None,
+        });
+        address.ok_or_else(|| Error::NoLink {
+            doing: doing.to_owned(),
+            namespace: self.namespace.clone(),
+            link: link.to_owned(),
+        })
+    }
+
     /// Names of all links but `lo`, in order of index.
     ///
     /// # Errors

@@ -27,10 +27,10 @@ pub(crate) use mistake::suggest;
 pub use mistake::{Error, Mistake};
 pub use schema::{lab_reference, schema, steps_reference};
 pub use step::{
-    By, CompactEtcd, Cut, DeleteLease, Device, Envelope, Etcd, Exec, Expect, ExpectLog, ExpectMetric, Flood,
-    Growth, Heal, Inject, Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Parallel, Ping,
+    By, CompactEtcd, Cut, DeleteLease, Envelope, Etcd, Exec, Expect, ExpectLog, ExpectMetric, Flood, Growth,
+    Heal, Inject, Injected, LEADER, Leases, Link, LinkState, Listen, Outcome, Packet, Parallel, Ping,
     PingAll, PutKey, PutLease, Readdress, Relay, Repeat, Shape, Shaping, StartRelay, Step, Stream,
-    SubnetFile, Sweep, Toward, Traceroute, Transfer, Transport, Udp, Unshaping, Variant, WaitRoute,
+    SubnetFile, Sweep, TUNNEL, Toward, Traceroute, Transfer, Transport, Udp, Unshaping, Variant, WaitRoute,
 };
 pub(crate) use text::hexadecimal;
 pub use text::{Pairs, Run, Text, Values};

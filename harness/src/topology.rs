@@ -1,5 +1,6 @@
 //! What a lab consists of, with every name and address settled: pure data, no file descriptors.
 
+mod link;
 mod name;
 mod plan;
 
@@ -10,6 +11,7 @@ use ipnet::Ipv4Net;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use link::{LinkAddress, Port};
 pub use plan::plan;
 pub(crate) use plan::settle;
 

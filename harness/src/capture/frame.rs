@@ -39,6 +39,18 @@ pub enum Direction {
     Out,
 }
 
+/// Whom a frame was for, by its link header, as the kernel of the host that received it sees it (packet(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Cast {
+    /// This host, or it was sent by it.
+    #[default]
+    Host,
+    /// Many.
+    Many,
+    /// Another host.
+    Other,
+}
+
 /// How a frame's octets begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Link {
@@ -55,6 +67,8 @@ pub struct Frame {
     pub point: Arc<Point>,
     /// Which way.
     pub direction: Direction,
+    /// Whom it was for.
+    pub cast: Cast,
     /// When, by the kernel's clock, since the Unix epoch. One clock serves every namespace of the machine.
     pub at: Duration,
     /// How the octets begin.

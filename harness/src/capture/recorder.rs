@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-use super::frame::{Direction, Frame, Link, Point, Role};
+use super::frame::{Cast, Direction, Frame, Link, Point, Role};
 use super::run;
 use super::socket::{Capture, PacketSocket};
 use crate::netns::{self, Namespace};
@@ -213,7 +213,9 @@ impl Recording {
     fn push(&mut self, frame: Frame) {
         let tally = self.tallies.entry((frame.point.clone(), frame.direction)).or_default();
         tally.frames += 1;
+        // The kernel gives nobody what is for another host.
         if frame.point.role == Role::Underlay
+            && frame.cast != Cast::Other
             && Packet::parse(&frame, self.port).ipv4().is_some_and(Ipv4::is_tunnel_datagram)
         {
             tally.datagrams += 1;
@@ -254,7 +256,7 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
         match socket.receive() {
             Ok(Some(capture)) => {
                 let Some(point) = host.point(socket, &capture) else { continue };
-                let Capture { direction, at, link, octets, wire_len, checksum_pending, .. } = capture;
+                let Capture { direction, cast, at, link, octets, wire_len, checksum_pending, .. } = capture;
                 let segment = capture.segment;
                 // Recorded whole, and counted as what the overlay's daemon counts.
                 let more = capture.tcp_segment.map_or(0, |size| run::segments(&octets, link, size) - 1);
@@ -262,7 +264,16 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                     recording.tallies.entry((point.clone(), direction)).or_default().frames += more;
                 }
                 let Some(datagrams) = segment.and_then(|segment| run::cut(&octets, link, segment)) else {
-                    recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+                    recording.push(Frame {
+                        point,
+                        direction,
+                        cast,
+                        at,
+                        link,
+                        octets,
+                        wire_len,
+                        checksum_pending,
+                    });
                     continue;
                 };
                 let joined = u64::try_from(datagrams.len()).unwrap_or(0).saturating_sub(1);
@@ -271,7 +282,16 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                     // They passed at once, and have an order all the same.
                     let at = at.saturating_add(Duration::from_nanos(place));
                     let (point, wire_len) = (point.clone(), u32::try_from(octets.len()).unwrap_or(u32::MAX));
-                    recording.push(Frame { point, direction, at, link, octets, wire_len, checksum_pending });
+                    recording.push(Frame {
+                        point,
+                        direction,
+                        cast,
+                        at,
+                        link,
+                        octets,
+                        wire_len,
+                        checksum_pending,
+                    });
                 }
             }
             Ok(None) => break,

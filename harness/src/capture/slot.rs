@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libc::{sockaddr_ll, tpacket2_hdr};
 
-use super::frame::{Direction, Link};
+use super::frame::{Cast, Direction, Link};
 
 /// The address follows the header, both aligned to `TPACKET_ALIGNMENT`.
 const ADDRESS: usize = size_of::<tpacket2_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
@@ -26,6 +26,8 @@ pub(super) struct Slot<'a> {
     pub(super) index: u32,
     /// Which way it passed.
     pub(super) direction: Direction,
+    /// Whom the frame was for.
+    pub(super) cast: Cast,
     /// When, by the kernel's clock, since the Unix epoch.
     pub(super) at: Duration,
     /// How the octets begin, by the interface's type.
@@ -61,6 +63,11 @@ impl<'a> Slot<'a> {
         Self {
             index: u32::from_ne_bytes(array(slot, ADDRESS + offset_of!(sockaddr_ll, sll_ifindex))),
             direction: if kind == libc::PACKET_OUTGOING { Direction::Out } else { Direction::In },
+            cast: match kind {
+                libc::PACKET_BROADCAST | libc::PACKET_MULTICAST => Cast::Many,
+                libc::PACKET_OTHERHOST => Cast::Other,
+                _ => Cast::Host,
+            },
             at: Duration::from_secs(seconds.into()) + Duration::from_nanos(nanoseconds.into()),
             link: if hardware == libc::ARPHRD_ETHER { Link::Ethernet } else { Link::Ip },
             octets: slot.get(start..end).unwrap_or_default(),
@@ -103,11 +110,25 @@ mod tests {
     }
 
     #[test]
+    fn whom_a_frame_was_for_is_told() {
+        let cast = |kind| Slot::parse(&slot(0, kind, libc::ARPHRD_ETHER, 1, b"x")).cast;
+        let kinds = [
+            libc::PACKET_HOST,
+            libc::PACKET_OUTGOING,
+            libc::PACKET_BROADCAST,
+            libc::PACKET_MULTICAST,
+            libc::PACKET_OTHERHOST,
+        ];
+        assert_eq!(kinds.map(cast), [Cast::Host, Cast::Host, Cast::Many, Cast::Many, Cast::Other]);
+    }
+
+    #[test]
     fn a_slot_gives_the_packet_and_what_the_kernel_says_of_it() {
         let slot = slot(libc::TP_STATUS_CSUMNOTREADY, libc::PACKET_OUTGOING, libc::ARPHRD_ETHER, 5, b"hello");
         let expected = Slot {
             index: 3,
             direction: Direction::Out,
+            cast: Cast::Host,
             at: Duration::new(7, 9),
             link: Link::Ethernet,
             octets: b"hello",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::filter;
-use super::frame::{Direction, Link};
+use super::frame::{Cast, Direction, Link};
 use super::ring::Ring;
 use super::slot::{OFFLOAD_HEADER_LEN, Slot};
 use crate::socket::{packet_address, packet_drops, set_option};
@@ -41,6 +41,8 @@ pub struct Capture {
     pub index: u32,
     /// Which way it passed.
     pub direction: Direction,
+    /// Whom the frame was for.
+    pub cast: Cast,
     /// When, by the kernel's clock, since the Unix epoch.
     pub at: Duration,
     /// How the octets begin, by the interface's type.
@@ -112,11 +114,22 @@ impl PacketSocket {
             if u32::try_from(octets.len()).is_ok_and(|len| len < slot.wire_len) {
                 self.truncated.fetch_add(1, Ordering::Relaxed);
             }
-            let Slot { index, direction, at, link, wire_len, checksum_pending, segment, tcp_segment, .. } =
-                slot;
+            let Slot {
+                index,
+                direction,
+                cast,
+                at,
+                link,
+                wire_len,
+                checksum_pending,
+                segment,
+                tcp_segment,
+                ..
+            } = slot;
             Ok(Capture {
                 index,
                 direction,
+                cast,
                 at,
                 link,
                 octets,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sort::DatagramId;
-use crate::capture::frame::{Direction, Point};
+use crate::capture::frame::{Cast, Direction, Point};
 use crate::packet::Ipv4;
 
 /// One recorded frame's packet.
@@ -12,6 +12,8 @@ use crate::packet::Ipv4;
 pub struct Sighting {
     /// When.
     pub at: Duration,
+    /// Whom the frame was for.
+    pub cast: Cast,
     /// The packet, as it was at that point.
     pub packet: Ipv4,
 }
@@ -56,6 +58,11 @@ impl Hop {
     #[must_use]
     pub fn inner(&self) -> Option<&Ipv4> {
         self.first().map(Ipv4::innermost)
+    }
+
+    /// Whom its frame was for.
+    pub(super) fn cast(&self) -> Cast {
+        self.sightings.first().map_or(Cast::Host, |sighting| sighting.cast)
     }
 
     /// Where, as text: `a eth0 >`.

@@ -260,7 +260,7 @@ fn located(map: &Map, observation: &Observation) -> BTreeMap<Part, Vec<Located>>
             Payload::Malformed => claim_malformed(&observation.probe, frame, &packet),
             _ => claim(&observation.probe, &packet),
         };
-        let sighting = Sighting { at: frame.at, packet };
+        let sighting = Sighting { at: frame.at, cast: frame.cast, packet };
         let located = Located { point: frame.point.clone(), direction: frame.direction, sighting };
         match part {
             Some(part) => {

@@ -1,8 +1,10 @@
 //! How a flow ended, and why.
 
+use std::net::Ipv4Addr;
+
 use super::walk::is_for_neighbour;
 use super::{Dropped, Fault, FaultPlace, Hop, Map, Observation, Place};
-use crate::capture::frame::{Direction, Role};
+use crate::capture::frame::{Cast, Direction, Role};
 use crate::packet::icmp::Kind;
 
 /// How a flow ended.
@@ -160,6 +162,16 @@ impl<'a> Ledger<'a> {
             return End::Open { fault: anywhere.next().map(|fault| fault.what.clone()) };
         };
         let host = last.point.host.as_str();
+        let ignored = |reason: &str| End::Dropped {
+            host: host.to_owned(),
+            place: Place::Kernel,
+            reason: reason.to_owned(),
+        };
+        if last.cast() == Cast::Other
+            && (last.point.role == Role::Underlay || map.has(host, packet.destination))
+        {
+            return ignored("frame for another host");
+        }
         if let Some(place) = relay_after(last)
             && let Some(reason) = self.take(host, place, last)
         {
@@ -184,6 +196,18 @@ impl<'a> Ledger<'a> {
         let flooded = last.point.role == Role::Bridge && is_for_neighbour(map, last);
         if arrived && (last.point.role == Role::Container || flooded) {
             return End::Astray { host: host.to_owned() };
+        }
+        // Linux counts none of these by host: fib_validate_source(), ip_forward(), ip_route_input_mc().
+        if last.direction == Direction::In {
+            if is_martian(packet.source) || map.has(host, packet.source) {
+                return ignored("martian source");
+            }
+            if packet.destination.is_multicast() {
+                return ignored("group not joined");
+            }
+            if last.cast() == Cast::Many && !map.has(host, packet.destination) {
+                return ignored("frame for many, not forwarded");
+            }
         }
         End::Open { fault: self.fault(map, last) }
     }
@@ -248,6 +272,12 @@ impl<'a> Ledger<'a> {
         self.dropped.retain(|drop| drop.count > 0);
         Some(reason)
     }
+}
+
+/// Whether no packet that arrives has this source, to Linux: of RFC 1812, section 5.3.7, it lets 240.0.0.0/4 pass.
+fn is_martian(source: Ipv4Addr) -> bool {
+    let [first, ..] = source.octets();
+    first == 0 || source.is_loopback() || source.is_multicast() || source.is_broadcast()
 }
 
 /// The side of the relay that a packet enters after a hop.

@@ -203,6 +203,15 @@ impl Lab {
         *self.injected.entry(host.to_owned()).or_default() += 1;
     }
 
+    /// Notes that a host is to take in a tunnel datagram that is not for it, and so not for its daemon.
+    pub fn note_astray(&mut self, host: &str) {
+        *self.astray.entry(host.to_owned()).or_default() += 1;
+    }
+
+    fn astray(&self, host: &str) -> u64 {
+        self.astray.get(host).copied().unwrap_or(0)
+    }
+
     fn injected(&self, host: &str) -> u64 {
         self.injected.get(host).copied().unwrap_or(0)
     }
@@ -221,7 +230,7 @@ impl Lab {
             to_device: tally(device, Direction::Out).frames,
             from_device: tally(device, Direction::In).frames,
             datagrams_out: tally(INTERFACE, Direction::Out).datagrams.saturating_sub(self.injected(node)),
-            datagrams_in: tally(INTERFACE, Direction::In).datagrams,
+            datagrams_in: tally(INTERFACE, Direction::In).datagrams.saturating_sub(self.astray(node)),
             undeliverable: count("Udp", "NoPorts") + count("Udp", "InErrors") + count("Ip", "ReasmFails"),
             joined: tally(INTERFACE, Direction::In).joined,
         })

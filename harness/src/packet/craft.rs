@@ -282,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::capture::frame::{Direction, Frame, Link, Point, Role};
+    use crate::capture::frame::{Cast, Direction, Frame, Link, Point, Role};
     use crate::packet::{Checksum, Fragment, Icmp, Ipv4, Packet, Payload, Tunnelled, Udp};
 
     const FROM: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 2);
@@ -312,6 +312,7 @@ mod tests {
         let frame = Frame {
             point: Arc::new(point),
             direction: Direction::Out,
+            cast: Cast::Host,
             at: Duration::ZERO,
             link: Link::Ip,
             wire_len: octets.len() as u32,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::build::Build;
 use super::*;
-use crate::capture::frame::{Direction, Point, Role};
+use crate::capture::frame::{Cast, Direction, Point, Role};
 
 const C1: Ipv4Addr = Ipv4Addr::new(10, 5, 56, 2);
 const C2: Ipv4Addr = Ipv4Addr::new(10, 5, 17, 2);
@@ -19,6 +19,7 @@ fn frame(link: Link, octets: Vec<u8>) -> Frame {
     Frame {
         point: Arc::new(point),
         direction: Direction::Out,
+        cast: Cast::Host,
         at: Duration::ZERO,
         link,
         wire_len: u32::try_from(octets.len()).unwrap(),

@@ -1,21 +1,21 @@
 //! Sending octets as they are.
 
 use std::io;
-use std::mem::size_of;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::Error;
 use crate::netns::Namespace;
+use crate::socket::packet_address;
 
 /// How a packet leaves its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit<'a> {
     /// By the host's routes, towards an address. The kernel sets the total length and the header checksum.
     Routed(Ipv4Addr),
-    /// By a device without a link header, past the kernel's IP. Nothing is changed.
-    Device(&'a str),
+    /// By an interface, past the kernel's IP, in a frame for this MAC address if it is one of Ethernet. Nothing is changed.
+    Interface(&'a str, Option<[u8; 6]>),
 }
 
 /// A socket that sends whole IPv4 packets.
@@ -43,11 +43,11 @@ impl RawSocket {
                 socket.set_broadcast(true)?;
                 Ok(Self { socket, address: SocketAddrV4::new(destination, 0).into() })
             }
-            Exit::Device(name) => {
-                // Protocol 0: it receives nothing.
-                let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec(), None)?;
+            Exit::Interface(name, to) => {
+                // Protocol 0: it receives nothing. Not raw: the kernel writes the link header, with its own address.
+                let socket = Socket::new(Domain::PACKET, Type::DGRAM.cloexec(), None)?;
                 let index = rustix::net::netdevice::name_to_index(&socket, name)?;
-                Ok(Self { socket, address: device(index) })
+                Ok(Self { socket, address: packet_address(index, libc::ETH_P_IP as u16, to) })
             }
         };
         namespace.run(open)?.map_err(error)
@@ -60,17 +60,4 @@ impl RawSocket {
     pub fn send(&self, packet: &[u8]) -> io::Result<()> {
         self.socket.send_to(packet, &self.address).map(drop)
     }
-}
-
-/// The address of a device in its namespace, for IPv4 (packet(7)).
-fn device(index: u32) -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is plain data and fits in sockaddr_storage.
-    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
-    address.sll_ifindex = index.cast_signed();
-    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
-    // SAFETY: the storage holds a sockaddr_ll of `len` octets.
-    unsafe { SockAddr::new(storage, len) }
 }

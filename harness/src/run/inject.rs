@@ -10,7 +10,8 @@ use crate::lab::kernel::received_is_processed;
 use crate::packet::Ipv4;
 use crate::packet::craft::{self, Carries, Craft, Defects, Slice};
 use crate::probe::{self, Exit, RawSocket};
-use crate::suite::{Device, Envelope, Inject, Injected, Packet};
+use crate::suite::{Envelope, Inject, Injected, Packet, TUNNEL};
+use crate::topology::{LinkAddress, Port};
 
 /// How long what comes of a packet is waited for, on a machine that may have much else to do. Only what fails a case
 /// takes as long.
@@ -117,6 +118,59 @@ impl Runner<'_> {
         self.address(word)
     }
 
+    /// Whom a frame is for that is to carry something for `to`.
+    fn lladdr(
+        &self,
+        from: &str,
+        into: &str,
+        injected: &Injected<'_>,
+        to: Ipv4Addr,
+    ) -> Result<LinkAddress, StepError> {
+        let topology = &self.lab.topology;
+        let found = match injected.lladdr {
+            Some(word) => topology.link_address(from, into, word),
+            None => topology.next_hop(from, into, to),
+        };
+        let word = || injected.lladdr.map_or(to.to_string(), |word| word.to_string());
+        found.ok_or_else(|| StepError::Word { word: word() })
+    }
+
+    async fn mac(&self, hop: LinkAddress) -> Result<[u8; 6], StepError> {
+        match hop {
+            LinkAddress::Mac(octets) => Ok(octets),
+            LinkAddress::Port(Port { host, interface, .. }) => {
+                let netlink = &self.lab.host(&host)?.netlink;
+                Ok(netlink.mac(&interface).await.map_err(crate::lab::Error::from)?)
+            }
+        }
+    }
+
+    /// Notes which nodes take in a frame with a tunnel datagram that is not for them, and so for their daemons. One that is
+    /// for that node alone goes on from there, unless it says that the node itself has sent it.
+    fn note_astray(
+        &mut self,
+        from: &str,
+        hop: &LinkAddress,
+        to: Ipv4Addr,
+        injected: &Injected<'_>,
+    ) -> Result<(), StepError> {
+        let source = self.word(injected.datagram.source.as_deref().or(Some(from)))?;
+        for node in self.lab.topology.nodes.clone() {
+            let astray = node.address != to && node.name != from;
+            let (taken, alone) = match hop {
+                LinkAddress::Mac([first, ..]) => (first & 1 == 1, false),
+                LinkAddress::Port(port) => (port.host == node.name, true),
+            };
+            if astray && taken {
+                self.lab.note_astray(&node.name);
+                if alone && node.address != source {
+                    self.lab.note_injected(&node.name);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a packet and follows it and all that it causes.
     async fn send(
         &mut self,
@@ -126,10 +180,20 @@ impl Runner<'_> {
     ) -> Result<Journey, StepError> {
         let namespace = self.lab.host(&inject.from)?.namespace.clone();
         let device = self.lab.attachment(&inject.from).map(|attachment| attachment.device.clone());
-        let exit = match (inject.into, &injected.datagram.to) {
-            (Some(Device::Flannel0), _) => Exit::Device(device.as_deref().unwrap_or("flannel0")),
-            (None, Some(to)) => Exit::Routed(self.word(Some(to))?),
-            (None, None) => Exit::Routed(made.probe.to),
+        let to = match &injected.datagram.to {
+            Some(to) => self.address(to)?,
+            None => made.probe.to,
+        };
+        let exit = match inject.into.as_deref() {
+            None => Exit::Routed(to),
+            Some(TUNNEL) => Exit::Interface(device.as_deref().unwrap_or(TUNNEL), None),
+            Some(into) => {
+                let hop = self.lladdr(&inject.from, into, injected, to)?;
+                if injected.datagram.to.is_some() {
+                    self.note_astray(&inject.from, &hop, to, injected)?;
+                }
+                Exit::Interface(into, Some(self.mac(hop).await?))
+            }
         };
         let listener =
             match made.port.and_then(|port| Some((self.map.host_of(made.probe.to)?.to_owned(), port))) {

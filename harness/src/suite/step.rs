@@ -24,7 +24,7 @@ pub use expect::{Expect, Growth};
 pub use flood::Flood;
 pub(super) use flood::MAX_SECONDS;
 pub use host::{Exec, Link, LinkState, Listen, Readdress};
-pub use inject::{Device, Envelope, Inject, Injected, Packet, Variant};
+pub use inject::{Envelope, Inject, Injected, Packet, TUNNEL, Variant};
 pub use parallel::Parallel;
 pub use registry::{CompactEtcd, DeleteLease, Etcd, LEADER, Leases, PutKey, PutLease};
 pub use relay::{ExpectLog, ExpectMetric, Outcome, Relay, StartRelay, WaitRoute};

@@ -212,6 +212,10 @@ mod tests {
                 "inject from a  c1 > c2  into flannel0  variants 1",
             ),
             (
+                "inject = { from = 'c1', into = 'eth0', lladdr = 'broadcast', packet = { from = 'c1', to = 'c2' } }",
+                "inject from c1  c1 > c2  into eth0  lladdr broadcast",
+            ),
+            (
                 "inject = { from = 'c', datagram = { to = 'a' }, packet = { hex = '45' } }",
                 "inject from c  hex 45  in udp c > a",
             ),

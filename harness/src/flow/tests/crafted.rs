@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 use etherparse::icmpv4::DestUnreachableHeader;
 
 use super::kit::*;
+use crate::capture::frame::Cast;
 use crate::flow::*;
 use crate::packet::build::Build;
 use crate::packet::craft::{self, Carries, Craft, Defects};
@@ -189,4 +190,39 @@ junk   100     100     84          84      84      nothing                      
 old    84      84      ·           ·       ·       time-exceeded to c2, lost after a cni0 >: unexplained  a relay: ttl-expired
 ",
     );
+}
+
+/// How an echo request of c1's to c2 ends that was last seen at a's bridge, in a frame for these.
+fn end_at_bridge(craft: &Craft, cast: Cast) -> String {
+    let octets = craft.octets(1);
+    let probe = Probe { from: "c1".into(), source: craft.source, to: craft.destination, ..from_b(craft) };
+    let recording = Recording::of(probe).octets("c1 eth0 >", &octets).octets("a cni0 <", &octets).cast(cast);
+    recording.journey().request().unwrap().verdict.to_string()
+}
+
+#[test]
+fn what_a_kernel_passes_over_uncounted_is_told_by_what_it_was() {
+    let from = |source: [u8; 4]| Craft { source: source.into(), destination: C2, ..echo() };
+    let own = from(C1.octets());
+    assert_eq!(end_at_bridge(&own, Cast::Host), "lost after a cni0 <: unexplained");
+    assert_eq!(end_at_bridge(&own, Cast::Many), "dropped in a's kernel: frame for many, not forwarded");
+    for martian in [[127, 0, 0, 1], [0, 0, 0, 1], [224, 0, 0, 1], [255; 4], A.octets()] {
+        assert_eq!(
+            end_at_bridge(&from(martian), Cast::Host),
+            "dropped in a's kernel: martian source",
+            "{martian:?}"
+        );
+    }
+    assert_eq!(end_at_bridge(&from([240, 0, 0, 1]), Cast::Host), "lost after a cni0 <: unexplained");
+    let group = Craft { destination: [224, 0, 0, 251].into(), ..own };
+    assert_eq!(end_at_bridge(&group, Cast::Many), "dropped in a's kernel: group not joined");
+}
+
+#[test]
+fn a_datagram_in_a_frame_for_another_host_is_not_its_relays() {
+    let recording = arrived(&echo()).cast(Cast::Other).dropped("a", Place::RelayInbound, "bad-length");
+    let journey = recording.journey();
+    let verdict = &journey.request().unwrap().verdict;
+    assert_eq!(verdict.to_string(), "dropped in a's kernel: frame for another host");
+    assert_eq!(journey.unattributed.len(), 1);
 }

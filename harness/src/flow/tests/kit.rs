@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::frame::{Direction, Frame, Link, Point, Role};
+use crate::capture::frame::{Cast, Direction, Frame, Link, Point, Role};
 use crate::flow::*;
 use crate::packet::build::Build;
 use crate::packet::icmp::Kind;
@@ -124,12 +124,19 @@ impl Recording {
         self.observation.frames.push(Frame {
             point: Arc::new(Point { host: host.to_owned(), interface: interface.to_owned(), role }),
             direction: if sign == "<" { Direction::In } else { Direction::Out },
+            cast: Cast::Host,
             at: Duration::from_micros(self.clock),
             link,
             wire_len: u32::try_from(octets.len()).unwrap(),
             octets,
             checksum_pending: false,
         });
+        self
+    }
+
+    /// Notes whom the frame was for that was recorded last.
+    pub(super) fn cast(mut self, cast: Cast) -> Self {
+        self.observation.frames.last_mut().unwrap().cast = cast;
         self
     }
 

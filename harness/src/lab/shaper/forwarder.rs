@@ -16,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use super::frame::{self, Parts};
 use super::line::{Cause, Impairment, Line};
 use super::port::Port;
-use crate::capture::frame::{Direction, Frame, Link, Point};
+use crate::capture::frame::{Cast, Direction, Frame, Link, Point};
 
 /// Frames that are taken from one end before the other has its turn.
 const BURST: usize = 64;
@@ -180,6 +180,7 @@ impl Shared {
         let frame = Frame {
             point: self.point.clone(),
             direction: if way == INWARD { Direction::In } else { Direction::Out },
+            cast: Cast::Host,
             at: crate::capture::frame::now(),
             link: Link::Ethernet,
             wire_len: u32::try_from(len).unwrap_or(u32::MAX),

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::{Check, MAX_SWEEP, is_address};
+use crate::lab::INTERFACE;
 use crate::suite::mistake::{Mistake, suggest};
-use crate::suite::step::{Envelope, Inject, Injected, Packet};
+use crate::suite::step::{Envelope, Inject, Injected, Packet, TUNNEL};
 use crate::suite::text::{Text, hexadecimal};
 use crate::topology::Host;
 
@@ -23,14 +24,27 @@ impl Check<'_> {
             let mistake = Mistake::new(at.clone(), message, "too many");
             self.mistakes.push(mistake.help(format!("take at most {MAX_SWEEP}")));
         }
-        if inject.into.is_some() && packets.iter().any(|packet| !packet.datagram.is_empty()) {
+        let into = inject.into.as_ref();
+        let into_tunnel = into.is_some_and(|into| **into == *TUNNEL);
+        if into_tunnel && packets.iter().any(|packet| !packet.datagram.is_empty()) {
             let mistake =
-                Mistake::new(at.clone(), "a packet goes `into` a device or in a `datagram`", "both");
+                Mistake::new(at.clone(), "a packet goes `into` the tunnel or in a `datagram`", "both");
             self.mistakes.push(mistake.help("take out one of the two"));
         }
-        for Injected { datagram, packet, .. } in &packets {
+        for Injected { datagram, packet, lladdr, .. } in &packets {
             self.envelope(datagram, &at);
             self.packet(packet, &at);
+            match into.filter(|_| !into_tunnel) {
+                Some(into) => {
+                    let to = datagram.to.as_ref().or(packet.to.as_ref());
+                    self.addressee(inject, into, *lladdr, to, &at);
+                }
+                None if lladdr.is_some() => {
+                    let help = "say `into` which interface the frame goes";
+                    self.lacks(&at, "a packet in no frame has no `lladdr`", help);
+                }
+                None => {}
+            }
             if datagram.is_empty() && inject.into.is_none() {
                 self.mended(packet, &at);
             }
@@ -45,18 +59,50 @@ impl Check<'_> {
     /// Checks who sends.
     fn injector(&mut self, inject: &Inject) {
         match self.topology.host(&inject.from) {
-            Some(Host::Node(_)) => {}
-            Some(Host::Container(_) | Host::Machine(_)) if inject.into.is_none() => {}
-            Some(Host::Container(_) | Host::Machine(_)) => {
-                let help = suggest("", self.nodes(), "nodes");
-                let message = format!("`{}` is no node, and has no tunnel device", inject.from);
-                self.mistake(&inject.from, message, "no such device there", help);
+            Some(host @ (Host::Node(_) | Host::Container(_) | Host::Machine(_))) => {
+                let Some(into) = &inject.into else { return };
+                let mut there = vec![INTERFACE];
+                if matches!(host, Host::Node(_)) {
+                    there.extend([TUNNEL, self.topology.bridge.as_str()]);
+                }
+                if !there.contains(&into.as_str()) {
+                    let message = format!("{} has no interface `{into}`", inject.from);
+                    let help = suggest(into, there, "its interfaces");
+                    self.mistake(into, message, "no such interface there", help);
+                }
             }
             Some(Host::Member(_)) | None => {
                 let help = suggest(&inject.from, self.senders(), "hosts that can send");
                 let message = format!("`{}` is no container, node or machine of the lab", inject.from);
                 self.mistake(&inject.from, message, "cannot send", help);
             }
+        }
+    }
+
+    /// Checks whom a frame is for that goes `into` an interface with something for `to`.
+    fn addressee(
+        &mut self,
+        inject: &Inject,
+        into: &Text,
+        lladdr: Option<&Text>,
+        to: Option<&Text>,
+        at: &Range<usize>,
+    ) {
+        let topology = self.topology;
+        let Some(ports) = topology.link(&inject.from, into) else { return };
+        let there = || ports.iter().map(|port| port.host.as_str()).chain(["broadcast"]);
+        match (lladdr, to.and_then(|to| topology.address_of(to))) {
+            (Some(word), _) if topology.link_address(&inject.from, into, word).is_none() => {
+                let message = format!("`{word}` is no MAC address, and no host on the link of {into}");
+                let help = suggest(word, there(), "a MAC address such as \"02:00:00:00:00:01\", or");
+                self.mistake(word, message, "reaches nobody", help);
+            }
+            (None, Some(to)) if topology.next_hop(&inject.from, into, to).is_none() => {
+                let message = format!("{} knows nobody to send to {to} by {into}", inject.from);
+                self.lacks(at, &message, "say with `lladdr` whom the frame is for");
+            }
+            (None, None) => self.lacks(at, "the frame has no addressee", "say with `lladdr` whom it is for"),
+            _ => {}
         }
     }
 

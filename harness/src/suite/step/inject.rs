@@ -14,9 +14,12 @@ pub struct Inject {
     /// The tunnel datagram that the packet travels in. Left out: the host's kernel routes the packet as it is.
     #[serde(default)]
     pub datagram: Envelope,
-    /// Puts the packet on the node's own tunnel device, past the kernel that would refuse or mend it: its relay reads
-    /// it next.
-    pub into: Option<Device>,
+    /// Puts the packet on an interface of the host's, past the kernel that would refuse or mend it: on a node's `flannel0`,
+    /// where its relay reads it next, or in an Ethernet frame on `eth0` or the bridge of a node.
+    pub into: Option<Text>,
+    /// Whom the frame is for: a host on the link, for its interface's address, a MAC address such as
+    /// `02:00:00:00:00:01`, or `broadcast`. Left out: the next hop that the host has for the packet, or the datagram.
+    pub lladdr: Option<Text>,
     /// The packet.
     #[serde(default)]
     pub packet: Packet,
@@ -26,13 +29,8 @@ pub struct Inject {
     pub variants: Option<Vec<Variant>>,
 }
 
-/// A device that packets are put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Device {
-    /// The overlay's.
-    Flannel0,
-}
+/// The overlay's device, as suite files call it.
+pub const TUNNEL: &str = "flannel0";
 
 /// One of several packets.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -40,6 +38,8 @@ pub enum Device {
 pub struct Variant {
     /// What its row is called.
     pub name: Text,
+    /// Whom its frame is for.
+    pub lladdr: Option<Text>,
     /// What is different in its datagram.
     #[serde(default)]
     pub datagram: Envelope,
@@ -156,6 +156,8 @@ layered! {
 pub struct Injected<'a> {
     /// What its row is called; none if it is alone.
     pub name: Option<&'a Text>,
+    /// Whom its frame is for; none for the next hop.
+    pub lladdr: Option<&'a Text>,
     /// Its datagram, empty if it is in none.
     pub datagram: Envelope,
     /// The packet.
@@ -167,7 +169,7 @@ impl Inject {
     pub fn packets(&self) -> Vec<Injected<'_>> {
         let Some(variants) = &self.variants else {
             let (datagram, packet) = (self.datagram.clone(), self.packet.clone());
-            return vec![Injected { name: None, datagram, packet }];
+            return vec![Injected { name: None, lladdr: self.lladdr.as_ref(), datagram, packet }];
         };
         let injected = |variant: &'_ Variant| {
             let datagram = variant.datagram.over(&self.datagram);
@@ -178,7 +180,8 @@ impl Inject {
         };
         let named = |variant| {
             let (datagram, packet) = injected(variant);
-            Injected { name: Some(&variant.name), datagram, packet }
+            let lladdr = variant.lladdr.as_ref().or(self.lladdr.as_ref());
+            Injected { name: Some(&variant.name), lladdr, datagram, packet }
         };
         variants.iter().map(named).collect()
     }
@@ -198,7 +201,8 @@ impl Inject {
         }
         parts.extend(self.datagram.source_port.map(|port| format!("source-port {port}")));
         parts.extend(self.datagram.tos.map(|tos| format!("outer tos {tos}")));
-        parts.extend(self.into.map(|Device::Flannel0| "into flannel0".to_owned()));
+        parts.extend(self.into.as_ref().map(|into| format!("into {into}")));
+        parts.extend(self.lladdr.as_ref().map(|lladdr| format!("lladdr {lladdr}")));
         parts.extend(self.variants.as_ref().map(|variants| format!("variants {}", variants.len())));
         (format!("inject from {}", self.from), parts)
     }
