@@ -16,7 +16,7 @@ use super::observe::{LOOK_AFTER, drops, icmp_sent};
 use super::shape::{self, Shares};
 use super::stream::{Pinger, Pool};
 use super::transfer::{Haul, Toll};
-use super::{Runner, StepError};
+use super::{Runner, StepError, heading, indented};
 use crate::flow::{Answer, IcmpSent, Observation, Probe};
 use crate::netns::Namespace;
 use crate::probe::{Listener, Sender, Shot};
@@ -244,7 +244,7 @@ impl Runner<'_> {
             for (at, (step, done)) in steps.iter().zip(done).enumerate() {
                 self.within = Some(place(number, step));
                 let apart = if at == 0 { "" } else { "\n" };
-                self.line(format!("{apart}  $ {}", step.title()));
+                self.line(format!("{apart}{}", indented(&heading(step))));
                 self.show_done(done, &mut sorted, &mut left)?;
             }
         }
