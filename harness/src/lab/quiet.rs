@@ -193,6 +193,8 @@ impl Lab {
         for (node, counters) in self.counters().await? {
             let device = self.attachments.get(&node).map_or("", |attachment| &attachment.device);
             let seen = self.seen(&node, device)?;
+            // What was not recorded has not shown there.
+            self.rested.remove(&node);
             self.baselines.insert(node, Baseline { seen, counters });
         }
         Ok(())

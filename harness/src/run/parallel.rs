@@ -24,6 +24,8 @@ use crate::suite::{Parallel, Step, Stream, Sweep};
 
 /// A step that is to be done in a branch.
 enum Work<'s> {
+    /// It is prose, and stands in its heading.
+    Nothing,
     /// It has to do with the lab as a whole.
     Lab(&'s Step),
     Probes(Option<Sweep>, Vec<Volley>),
@@ -150,9 +152,13 @@ impl<'s> Work<'s> {
         runner: Option<&mut Runner<'_>>,
     ) -> Result<Option<Done<'s>>, StepError> {
         let done = match self {
+            Self::Nothing => Done::Text(String::new()),
             Self::Lab(step) => match runner {
                 Some(runner) => Done::Text(runner.perform_in_branch(branch, step, block).await?),
-                None => return Ok(None),
+                None => {
+                    let what = "another branch has the lab".to_owned();
+                    return Err(crate::lab::Error::State { what }.into());
+                }
             },
             Self::Probes(sweep, volleys) => {
                 let firing = async {
@@ -310,6 +316,7 @@ impl Runner<'_> {
             Step::Stream(stream) => Work::Stream(stream, self.pinger(stream)?.into()),
             Step::Flood(flood) => Work::Flood(self.deluge(flood)?),
             Step::Transfer(transfer) => Work::Transfer(self.haul(transfer)?),
+            Step::Say(_) => Work::Nothing,
             step => Work::Lab(step),
         })
     }
