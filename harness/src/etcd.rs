@@ -330,7 +330,8 @@ impl Member {
     pub async fn launch(&mut self) -> Result<(), Error> {
         match &mut self.body {
             Body::Process(process) => process.launch(),
-            Body::Container(container) => container.launch().await,
+            // Boxed: everything that may start a member would be as large, each step of a case among it.
+            Body::Container(container) => Box::pin(container.launch()).await,
         }
     }
 
@@ -393,7 +394,7 @@ impl Member {
     pub async fn ready(&mut self, within: Duration) -> Result<(), Error> {
         let started = Instant::now();
         let endpoint = self.endpoint();
-        self.wait(answers(self.namespace().clone(), endpoint), endpoint, within).await?;
+        Box::pin(self.wait(answers(self.namespace().clone(), endpoint), endpoint, within)).await?;
         tracing::debug!(member = %self.name, elapsed = ?started.elapsed(), "etcd answers");
         Ok(())
     }

@@ -49,7 +49,7 @@ pub async fn client(namespace: &Namespace, endpoints: &[SocketAddr]) -> Result<C
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(1))
         .connect_with_connector_lazy(connector);
-    let client = Client::from_channel(Channel::Tonic(channel), None).await;
+    let client = Box::pin(Client::from_channel(Channel::Tonic(channel), None)).await;
     client.map_err(|source| Error::Client { endpoints: named, source: Box::new(source) })
 }
 

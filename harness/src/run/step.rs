@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::{Runner, StepError, indented};
 use crate::flow::{self, Answer, Cell, Journey, Matrix, Mesh};
 use crate::packet::icmp::Kind;
@@ -25,60 +27,65 @@ impl Runner<'_> {
         done
     }
 
+    /// Each step's future is boxed: side by side they would take a third of a megabyte of the stack, and as much again for a
+    /// step within a step.
     async fn perform(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Say(_) => {}
             Step::Ping(ping) => {
                 let shots = self.pings(ping)?;
-                self.probe(ping.sweep(), shots).await?;
+                self.probe(ping.sweep(), shots).boxed_local().await?;
             }
-            Step::PingAll(_) => self.ping_all().await?,
+            Step::PingAll(_) => self.ping_all().boxed_local().await?,
             Step::Udp(udp) => {
                 let shots = self.datagrams(udp)?;
-                self.probe(udp.sweep(), shots).await?;
+                self.probe(udp.sweep(), shots).boxed_local().await?;
             }
-            Step::Flood(flood) => self.flood(flood).await?,
-            Step::Transfer(transfer) => self.transfer(transfer).await?,
-            Step::Inject(inject) => self.inject(inject).await?,
-            Step::Traceroute(traceroute) => self.traceroute(traceroute).await?,
-            Step::Stream(stream) => self.stream(stream).await?,
+            Step::Flood(flood) => self.flood(flood).boxed_local().await?,
+            Step::Transfer(transfer) => self.transfer(transfer).boxed_local().await?,
+            Step::Inject(inject) => self.inject(inject).boxed_local().await?,
+            Step::Traceroute(traceroute) => self.traceroute(traceroute).boxed_local().await?,
+            Step::Stream(stream) => self.stream(stream).boxed_local().await?,
             Step::PutLease(lease) => {
                 let (subnet, owner) = (self.subnet(&lease.subnet)?, self.address(&lease.owner)?);
                 let seen_by = names(lease.seen_by.as_deref());
-                self.lab.put_lease(subnet, owner, lease.expires_s, seen_by.as_deref()).await?;
+                self.lab.put_lease(subnet, owner, lease.expires_s, seen_by.as_deref()).boxed_local().await?;
             }
             Step::DeleteLease(lease) => {
                 let subnet = self.subnet(&lease.subnet)?;
-                self.lab.delete_lease(subnet, names(lease.seen_by.as_deref()).as_deref()).await?;
+                self.lab
+                    .delete_lease(subnet, names(lease.seen_by.as_deref()).as_deref())
+                    .boxed_local()
+                    .await?;
             }
-            Step::PutKey(put) => self.lab.put_key(&put.key, &put.value).await?,
-            Step::StartRelay(start) => self.start_relay(start).await?,
-            Step::WaitReady(relay) => self.wait_ready(&relay.node).await?,
-            Step::StopRelay(relay) => self.stop_relay(&relay.node).await?,
-            Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).await?,
+            Step::PutKey(put) => self.lab.put_key(&put.key, &put.value).boxed_local().await?,
+            Step::StartRelay(start) => self.start_relay(start).boxed_local().await?,
+            Step::WaitReady(relay) => self.wait_ready(&relay.node).boxed_local().await?,
+            Step::StopRelay(relay) => self.stop_relay(&relay.node).boxed_local().await?,
+            Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).boxed_local().await?,
             Step::WaitEnd(relay) => {
-                self.wait_end(&relay.node).await?;
+                self.wait_end(&relay.node).boxed_local().await?;
             }
-            Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).await?,
-            Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).await?,
-            Step::Expect(expect) => self.expect(expect).await?,
+            Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).boxed_local().await?,
+            Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).boxed_local().await?,
+            Step::Expect(expect) => self.expect(expect).boxed_local().await?,
             Step::ExpectLog(expect) => self.expect_log(expect)?,
-            Step::ExpectMetric(expect) => self.expect_metric(expect).await?,
-            Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).await?,
-            Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).await?,
-            Step::CompactEtcd(_) => self.lab.compact().await?,
-            Step::Link(link) => self.link(link).await?,
-            Step::Readdress(readdress) => self.readdress(readdress).await?,
-            Step::Cut(cut) => self.lab.cut(cut.pairs()).await?,
-            Step::Heal(heal) => self.lab.heal(heal.pairs()).await?,
-            Step::Shape(shaping) => self.shape(shaping).await?,
-            Step::Unshape(unshaping) => self.unshape(&unshaping.host).await?,
-            Step::Exec(exec) => self.exec(exec).await?,
+            Step::ExpectMetric(expect) => self.expect_metric(expect).boxed_local().await?,
+            Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).boxed_local().await?,
+            Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).boxed_local().await?,
+            Step::CompactEtcd(_) => self.lab.compact().boxed_local().await?,
+            Step::Link(link) => self.link(link).boxed_local().await?,
+            Step::Readdress(readdress) => self.readdress(readdress).boxed_local().await?,
+            Step::Cut(cut) => self.lab.cut(cut.pairs()).boxed_local().await?,
+            Step::Heal(heal) => self.lab.heal(heal.pairs()).boxed_local().await?,
+            Step::Shape(shaping) => self.shape(shaping).boxed_local().await?,
+            Step::Unshape(unshaping) => self.unshape(&unshaping.host).boxed_local().await?,
+            Step::Exec(exec) => self.exec(exec).boxed_local().await?,
             Step::Listen(listen) => self.listen(listen)?,
-            Step::Repeat(repeat) => self.repeat(repeat).await?,
-            Step::Parallel(parallel) => self.parallel(parallel).await?,
-            Step::WaitRoute(wait) => self.wait_route(wait).await?,
-            Step::Leases(_) => self.leases().await?,
+            Step::Repeat(repeat) => self.repeat(repeat).boxed_local().await?,
+            Step::Parallel(parallel) => self.parallel(parallel).boxed_local().await?,
+            Step::WaitRoute(wait) => self.wait_route(wait).boxed_local().await?,
+            Step::Leases(_) => self.leases().boxed_local().await?,
             Step::SubnetFile(file) => self.subnet_file(file),
         }
         Ok(())

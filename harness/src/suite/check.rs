@@ -26,6 +26,8 @@ mod stream;
 
 /// A matrix of more rows is read by nobody.
 const MAX_SWEEP: usize = 256;
+/// How deep steps may stand within steps: each takes a good part of the stack.
+const MAX_DEPTH: u8 = 6;
 /// Every container to every other is the square of this many flows in a snapshot.
 const MAX_PING_ALL: usize = 16;
 
@@ -40,6 +42,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         leader_stopped: false,
         cuts: BTreeSet::new(),
         shaped: BTreeSet::new(),
+        depth: 0,
         mistakes: Vec::new(),
     };
     if file.about.trim().is_empty() {
@@ -66,6 +69,8 @@ struct Check<'a> {
     cuts: BTreeSet<(String, String)>,
     /// The hosts whose links are shaped before it.
     shaped: BTreeSet<String>,
+    /// Lists of steps that the present one stands in.
+    depth: u8,
     mistakes: Vec<Mistake>,
 }
 
@@ -76,9 +81,16 @@ impl Check<'_> {
 
     /// Checks steps, of which `written` is the list that they were read from.
     fn steps(&mut self, steps: &[Step], written: Option<&Spanned<DeValue<'_>>>, in_stream: bool) {
+        self.depth += 1;
         for (n, step) in steps.iter().enumerate() {
             let written = entry(written, n);
             let at = written.map_or(0..0, |(key, _)| key.span());
+            if self.depth > MAX_DEPTH {
+                let message = format!("steps stand within steps more than {MAX_DEPTH} deep");
+                let help = "let the outermost ones be steps of their own, one after the other";
+                self.mistakes.push(Mistake::new(at, message, "the innermost").help(help));
+                break;
+            }
             if let Step::Repeat(repeat) = step {
                 let inner = written.and_then(|(_, repeat)| repeat.get_ref().get("steps"));
                 self.steps(&repeat.steps, inner, in_stream);
@@ -108,6 +120,7 @@ impl Check<'_> {
             }
             self.step(step, at);
         }
+        self.depth -= 1;
     }
 
     fn step(&mut self, step: &Step, at: Range<usize>) {

@@ -251,6 +251,18 @@ stream = { from = "c1", to = "c2", during = [{ stream = { from = "c2", to = "c1"
 }
 
 #[test]
+fn steps_stand_in_steps_to_some_depth() {
+    let within = |depth| {
+        (0..depth).fold("leases = {}".to_owned(), |inner, _| {
+            format!("repeat = {{ times = 2, steps = [{{ {inner} }}] }}")
+        })
+    };
+    assert_eq!(messages("", &within(5)), Vec::<String>::new());
+    assert_eq!(messages("", &within(6)), ["steps stand within steps more than 6 deep"]);
+    assert_eq!(messages("", &within(20)), ["steps stand within steps more than 6 deep"]);
+}
+
+#[test]
 fn a_sweep_of_both_kinds_is_refused() {
     let text = r#"about = "Sweeps."
 
