@@ -27,7 +27,7 @@ def place: (.file | ltrimstr("relay/src/") | rtrimstr(".rs") | gsub("/"; "-"))
 def suites:
     if .file | test("^relay/src/(datapath|wire)/") then
         ["suites/ping", "suites/load suites/mtu/bulk.toml", "suites/ttl suites/icmp suites/security suites/checksum suites/ecn suites/mtu"]
-    else ["suites/churn", "suites/etcd suites/faults"] end;
+    else ["suites/registry suites/churn", "suites/etcd suites/faults"] end;
 group_by(place) | map(to_entries | map(.value + {id: ((.value | place) + if .key > 0 then ".\(.key + 1)" else "" end)}))
 | flatten | .[] | (.diff | split("\n")) as $lines
 | "\u001e\(.id)",
