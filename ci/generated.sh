@@ -26,13 +26,18 @@ def place: (.file | ltrimstr("relay/src/") | rtrimstr(".rs") | gsub("/"; "-"))
     + ":\(.span.start.line):\(.span.start.column)";
 def suites:
     if .file | test("^relay/src/(datapath|wire)/") then
-        ["suites/ping", "suites/load suites/mtu/bulk.toml", "suites/ttl suites/icmp suites/security suites/checksum suites/ecn suites/mtu"]
-    else ["suites/registry suites/churn", "suites/etcd suites/faults"] end;
-group_by(place) | map(to_entries | map(.value + {id: ((.value | place) + if .key > 0 then ".\(.key + 1)" else "" end)}))
-| flatten | .[] | (.diff | split("\n")) as $lines
+        "suites/ping",
+        "suites/load suites/mtu/bulk.toml",
+        "suites/ttl suites/icmp suites/security suites/checksum suites/ecn suites/mtu"
+    else
+        "suites/registry suites/churn",
+        "suites/etcd suites/faults"
+    end;
+def numbered: to_entries | map(.value + {id: ((.value | place) + if .key > 0 then ".\(.key + 1)" else "" end)});
+group_by(place) | map(numbered) | flatten | .[] | (.diff | split("\n")) as $lines
 | "\u001e\(.id)",
     "\(.file): \(.name | sub("^[^ ]* "; ""))",
-    (suites[] | "Suites: " + .),
+    (suites | "Suites: " + .),
     "At: \($lines[3:] | map(select(startswith("-")))[0][1:] | sub("^ +"; ""))",
     "",
     "diff --git a/\(.file) b/\(.file)", "--- a/\(.file)", "+++ b/\(.file)",
