@@ -13,9 +13,12 @@ use crate::probe::{Shot, ShotKind};
 use crate::suite::{
     By, LEADER, Ping, Repeat, Shape, Step, SubnetFile, Sweep, Text, Traceroute, Udp, WaitRoute,
 };
+use crate::wait;
 
 /// What is sent where nothing is said of it.
 const PLAIN: Shape = Shape { ttl: 64, size: 56, df: false, tos: 0 };
+/// How long a node's file is waited for.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// The lowest port that traceroute(8) sends to; no socket listens there.
 const TRACEROUTE_PORT: u16 = 33_434;
 
@@ -86,7 +89,7 @@ impl Runner<'_> {
             Step::Parallel(parallel) => self.parallel(parallel).boxed_local().await?,
             Step::WaitRoute(wait) => self.wait_route(wait).boxed_local().await?,
             Step::Leases(_) => self.leases().boxed_local().await?,
-            Step::SubnetFile(file) => self.subnet_file(file),
+            Step::SubnetFile(file) => self.subnet_file(file).boxed_local().await?,
         }
         Ok(())
     }
@@ -289,13 +292,21 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn subnet_file(&mut self, file: &SubnetFile) {
+    async fn subnet_file(&mut self, file: &SubnetFile) -> Result<(), StepError> {
         let path = self.lab.dir().join(file.node.as_str()).join("subnet.env");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => indented(&text),
-            Err(error) => format!("  {}", error.kind()),
+        let awaited = format!("subnet.env of {} to have what is awaited", file.node);
+        let look = async || {
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => indented(&text),
+                Err(error) => format!("  {}", error.kind()),
+            };
+            let right = file.until.as_ref().is_none_or(|until| text.contains(until.as_str()));
+            if right { Ok(text) } else { Err(format!("it has:\n{}", text.trim_end())) }
         };
+        let text = wait::until(&awaited, WRITTEN_WITHIN, look).await;
+        let text = text.map_err(|error| self.lab.waited_in_vain(&file.node, error))?;
         self.block(&text);
+        Ok(())
     }
 }
 

@@ -454,6 +454,8 @@ pub struct Repeat {
 pub struct SubnetFile {
     /// The node.
     pub node: Text,
+    /// Waits until the file has this in it, for at most 10 s.
+    pub until: Option<Text>,
 }
 
 fn ttls(_: &mut SchemaGenerator) -> Schema {

@@ -3,7 +3,8 @@
 use std::fmt::Display;
 
 use super::step::{
-    By, Exec, Heal, LinkState, Outcome, Parallel, PutLease, Repeat, Step, Stream, Traceroute, Udp, WaitRoute,
+    By, Exec, Heal, LinkState, Outcome, Parallel, PutLease, Repeat, Step, Stream, SubnetFile, Traceroute,
+    Udp, WaitRoute,
 };
 use super::text::Text;
 
@@ -124,7 +125,10 @@ impl Step {
                 (format!("expect-metric {} {}", expect.node, expect.metric), knobs)
             }
             Self::Leases(_) => ("leases".to_owned(), vec![]),
-            Self::SubnetFile(file) => (format!("subnet-file {}", file.node), vec![]),
+            Self::SubnetFile(SubnetFile { node, until }) => {
+                let knobs = until.as_ref().map(|text| format!("until {:?}", text.as_str()));
+                (format!("subnet-file {node}"), knobs.into_iter().collect())
+            }
         };
         std::iter::once(step).chain(knobs).collect::<Vec<_>>().join("  ")
     }
@@ -246,6 +250,7 @@ mod tests {
             ("parallel = { branches = [[{ leases = {} }], []] }", "parallel  branches 2"),
             ("leases = {}", "leases"),
             ("subnet-file = { node = 'a' }", "subnet-file a"),
+            ("subnet-file = { node = 'a', until = 'MTU=9' }", "subnet-file a  until \"MTU=9\""),
         ];
         for (step, expected) in titles {
             assert_eq!(title(step), expected, "{step}");
