@@ -442,12 +442,14 @@ impl Member {
 
 impl Kind {
     /// What clusters of this kind will be made of on this machine, and why: never [`Kind::Auto`].
-    pub async fn settle(self) -> (Self, String) {
-        match choose(self).await {
-            Ok((Some(_), reason)) => (Self::Container, reason),
-            Ok((None, reason)) => (Self::Process, reason),
-            // The first cluster will say what is wrong.
-            Err(_) => (self, "asked for".to_owned()),
+    ///
+    /// # Errors
+    /// When containers are asked for and no engine answers, or there is no program to run as a process.
+    pub async fn settle(self) -> Result<(Self, String), Error> {
+        match choose(self).await? {
+            (Some(_), reason) => Ok((Self::Container, reason)),
+            (None, _) if program().is_none() => Err(Error::NoProgram),
+            (None, reason) => Ok((Self::Process, reason)),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Workshop {
         overlay.check_machine()?;
         let sandbox = Sandbox::enter()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (etcd, reason) = runtime.block_on(etcd.settle());
+        let (etcd, reason) = runtime.block_on(etcd.settle())?;
         Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new() })
     }
 }
@@ -89,6 +89,9 @@ pub enum WorkshopError {
     /// The process gets no namespaces.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// There is nothing to run etcd in.
+    #[error(transparent)]
+    Etcd(#[from] etcd::Error),
     /// There is no event loop.
     #[error("starting the event loop: {0}")]
     Runtime(#[from] std::io::Error),
