@@ -13,6 +13,9 @@ use crate::suite::Stream;
 
 /// The least number of probes that precede the first inner step, and that follow the last one.
 const MARGIN: u32 = 5;
+/// How long a stream's first probe goes ahead of the others. On its way hosts learn each other's link addresses, and meanwhile
+/// a kernel lets later packets overtake those that wait for it (`neigh_update`): no fault of an overlay.
+const AHEAD: Duration = Duration::from_millis(500);
 /// A stream ends by itself after as many probes, whatever its steps do.
 const MAX_PROBES: u32 = 20_000;
 
@@ -83,6 +86,10 @@ impl Pinger {
             self.shot.kind = echo(self.shot.number, sent.get());
             self.echoes.send(&self.shot)?;
             sent.set(sent.get() + 1);
+            if sent.get() == 1 {
+                self.echoes.await_last(AHEAD).await?;
+                ticks.reset();
+            }
             self.echoes.take_answers()?;
             answered.set(self.echoes.answered() > 0);
             after += u32::from(ending.get().is_some());
