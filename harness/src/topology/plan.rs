@@ -219,14 +219,23 @@ impl Plan<'_> {
         let (shortest, len) = (network.prefix_len() + 2, subnet.prefix_len());
         if !network.contains(&subnet) {
             let message = format!("the subnet {subnet} is outside of the overlay's network {network}");
-            let example = Ipv4Net::new_assert(network.network(), SUBNET_LEN.clamp(shortest, 30));
-            let example = nth(example, 1);
-            self.mistake(text, message, "outside", format!("take one within it, such as \"{example}\""));
+            let help = if shortest > 30 {
+                "take a larger network".to_owned()
+            } else {
+                let example = Ipv4Net::new_assert(network.network(), SUBNET_LEN.clamp(shortest, 30));
+                format!("take one within it, such as \"{}\"", nth(example, 1))
+            };
+            self.mistake(text, message, "outside", help);
             return None;
         }
         if len < shortest || len > 30 {
             let message = format!("flannel leases no /{len} out of {network}");
-            self.mistake(text, message, "of a length it refuses", format!("take a /{shortest} to /30"));
+            let help = if shortest > 30 {
+                "take a larger network".to_owned()
+            } else {
+                format!("take a /{shortest} to /30")
+            };
+            self.mistake(text, message, "of a length it refuses", help);
             return None;
         }
         if subnet.network() == network.network() {
