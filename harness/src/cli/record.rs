@@ -72,6 +72,8 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
         Verdict::Passed | Verdict::Differs(_) => {}
         Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
             say!("\n{}", why.trim_end());
+            // What has just been named is to be looked at.
+            let _ = directory.keep();
             return Ok(FAILED);
         }
     }
