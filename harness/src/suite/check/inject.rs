@@ -7,7 +7,7 @@ use crate::lab::INTERFACE;
 use crate::suite::mistake::{Mistake, suggest};
 use crate::suite::step::{Envelope, Inject, Injected, Packet, TUNNEL};
 use crate::suite::text::{Text, hexadecimal};
-use crate::topology::Host;
+use crate::topology::{Host, LinkAddress};
 
 /// The longest options that a header has room for.
 const MAX_OPTIONS: usize = 40;
@@ -40,7 +40,11 @@ impl Check<'_> {
                     self.addressee(inject, into, *lladdr, to, &at);
                 }
                 None if lladdr.is_some() => {
-                    let help = "say `into` which interface the frame goes";
+                    let help = if into_tunnel {
+                        "take it out, or let a frame go `into` another interface"
+                    } else {
+                        "say `into` which interface the frame goes"
+                    };
                     self.lacks(&at, "a packet in no frame has no `lladdr`", help);
                 }
                 None => {}
@@ -90,15 +94,21 @@ impl Check<'_> {
     ) {
         let topology = self.topology;
         let Some(ports) = topology.link(&inject.from, into) else { return };
-        let there = || ports.iter().map(|port| port.host.as_str()).chain(["broadcast"]);
+        let others = ports.iter().map(|port| port.host.as_str()).filter(|host| *host != inject.from.as_str());
+        let others = others.chain(["broadcast"]);
+        let reaches = |hop: Option<LinkAddress>| match hop {
+            Some(LinkAddress::Port(port)) => port.host != inject.from.as_str(),
+            Some(LinkAddress::Mac(_)) => true,
+            None => false,
+        };
         match (lladdr, to.and_then(|to| topology.address_of(to))) {
-            (Some(word), _) if topology.link_address(&inject.from, into, word).is_none() => {
-                let message = format!("`{word}` is no MAC address, and no host on the link of {into}");
-                let help = suggest(word, there(), "a MAC address such as \"02:00:00:00:00:01\", or");
+            (Some(word), _) if !reaches(topology.link_address(&inject.from, into, word)) => {
+                let message = format!("`{word}` is no MAC address, and no other host on the link of {into}");
+                let help = suggest(word, others, "a MAC address such as \"02:00:00:00:00:01\", or");
                 self.mistake(word, message, "reaches nobody", help);
             }
-            (None, Some(to)) if topology.next_hop(&inject.from, into, to).is_none() => {
-                let message = format!("{} knows nobody to send to {to} by {into}", inject.from);
+            (None, Some(to)) if !reaches(topology.next_hop(&inject.from, into, to)) => {
+                let message = format!("{} knows nobody else to send to {to} by {into}", inject.from);
                 self.lacks(at, &message, "say with `lladdr` whom the frame is for");
             }
             (None, None) => self.lacks(at, "the frame has no addressee", "say with `lladdr` whom it is for"),

@@ -430,14 +430,19 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         (
             "",
             inject("from = 'c1', into = 'eth0', lladdr = 'b'", ""),
-            "`b` is no MAC address, and no host on the link of eth0",
+            "`b` is no MAC address, and no other host on the link of eth0",
         ),
         (
             "",
             inject("from = 'c1', into = 'eth0', lladdr = '02:00:00:00:00:0'", ""),
-            "`02:00:00:00:00:0` is no MAC address, and no host on the link of eth0",
+            "`02:00:00:00:00:0` is no MAC address, and no other host on the link of eth0",
         ),
-        ("", inject("from = 'a', into = 'eth0'", ""), "a knows nobody to send to 10.5.2.2 by eth0"),
+        ("", inject("from = 'a', into = 'eth0'", ""), "a knows nobody else to send to 10.5.2.2 by eth0"),
+        (
+            "",
+            inject("from = 'a', into = 'eth0', lladdr = 'a'", ""),
+            "`a` is no MAC address, and no other host on the link of eth0",
+        ),
         (
             "",
             inject("from = 'a', into = 'flannel0', datagram = { to = 'b' }", ""),
