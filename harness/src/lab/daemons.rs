@@ -52,6 +52,18 @@ impl Lab {
         Err(overlay::Error::Lacks { overlay: overlay.name(), what: "log" }.into())
     }
 
+    /// Checks that the device of the lab's overlay takes packets in no frame.
+    ///
+    /// # Errors
+    /// When it takes frames, or there is none.
+    pub fn expect_tun(&self) -> Result<(), Error> {
+        let overlay = &self.workshop.overlay;
+        if overlay.runs_daemon() {
+            return Ok(());
+        }
+        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "TUN device" }.into())
+    }
+
     fn log_path(&self, node: &str) -> PathBuf {
         self.dir.join(node).join("relay.log")
     }

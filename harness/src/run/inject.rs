@@ -186,7 +186,10 @@ impl Runner<'_> {
         };
         let exit = match inject.into.as_deref() {
             None => Exit::Routed(to),
-            Some(TUNNEL) => Exit::Interface(device.as_deref().unwrap_or(TUNNEL), None),
+            Some(TUNNEL) => {
+                self.lab.expect_tun()?;
+                Exit::Interface(device.as_deref().unwrap_or(TUNNEL), None)
+            }
             Some(into) => {
                 let hop = self.lladdr(&inject.from, into, injected, to)?;
                 if injected.datagram.to.is_some() {
