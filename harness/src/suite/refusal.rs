@@ -56,6 +56,10 @@ fn flags(relay: &mut Asked, written: &[Text], mistakes: &mut Vec<Mistake>) -> Re
         }
     }
     let Some(culprit) = written.get(sound) else { return Ok(()) };
+    // With others behind it, another may be what relay speaks of. A word that follows may be its value.
+    let value = words.get(sound + 1).is_some_and(|word| !word.starts_with('-'));
+    let until = sound + 1 + usize::from(value);
+    let why = relay.refuses_flags(&words[..until])?.unwrap_or(why);
     let mistake = Mistake::new(culprit.span(), format!("relay refuses the flag: {why}"), "refused");
     mistakes.push(mistake.help("`relay --help` lists the flags that there are"));
     Ok(())
