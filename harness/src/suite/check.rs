@@ -42,6 +42,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         leader_stopped: false,
         cuts: BTreeSet::new(),
         shaped: BTreeSet::new(),
+        moved: BTreeSet::new(),
         depth: 0,
         mistakes: Vec::new(),
     };
@@ -69,6 +70,8 @@ struct Check<'a> {
     cuts: BTreeSet<(String, String)>,
     /// The hosts whose links are shaped before it.
     shaped: BTreeSet<String>,
+    /// The nodes that were given another address before it.
+    moved: BTreeSet<String>,
     /// Lists of steps that the present one stands in.
     depth: u8,
     mistakes: Vec<Mistake>,
@@ -197,7 +200,12 @@ impl Check<'_> {
                     let message = format!("`{}` is no address on the underlay", readdress.address);
                     let help = format!("take one of {} that no host has", self.topology.underlay);
                     self.mistake(&readdress.address, message, "not on the underlay", help);
+                } else if let Some(other) = self.other_with(&readdress.node, &readdress.address) {
+                    let message = format!("{other} has the address {}", readdress.address);
+                    let help = format!("take one of {} that no host has", self.topology.underlay);
+                    self.mistake(&readdress.address, message, "taken", help);
                 }
+                self.moved.insert(readdress.node.to_string());
             }
             Step::Exec(exec) => self.exec(exec),
             Step::Listen(listen) => self.host(&listen.host),
@@ -215,6 +223,14 @@ impl Check<'_> {
                 self.node(&file.node);
             }
         }
+    }
+
+    /// The host that has this address, besides one.
+    fn other_with(&self, host: &Text, address: &Text) -> Option<String> {
+        let address: Ipv4Addr = address.parse().ok()?;
+        let mut others = self.topology.hosts().filter(|other| other.name() != host.as_str());
+        let taken = others.find(|other| other.address() == address && !self.moved.contains(other.name()));
+        taken.map(|other| other.name().to_owned())
     }
 
     fn start_relay(&mut self, relay: &StartRelay) {

@@ -475,6 +475,7 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "inject = { from = 'a', packet = { hex = '45' } }".to_owned(),
             "these octets are no IPv4 packet",
         ),
+        ("", "readdress = { node = 'a', address = '172.20.0.2' }".to_owned(), "b has the address 172.20.0.2"),
         ("", "say = ' '".to_owned(), "`say` says nothing"),
         (
             "subnets = { a = '10.5.0.0/24' }",
