@@ -28,6 +28,8 @@ mod stream;
 const MAX_SWEEP: usize = 256;
 /// How deep steps may stand within steps: each takes a good part of the stack.
 const MAX_DEPTH: u8 = 6;
+/// The flags by which a lab reaches its relays.
+const OWN_FLAGS: [&str; 3] = ["subnet-file", "healthz-ip", "healthz-port"];
 /// Every container to every other is the square of this many flows in a snapshot.
 const MAX_PING_ALL: usize = 16;
 
@@ -54,6 +56,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
             "say in a sentence what the case shows",
         );
     }
+    check.flags(&file.lab.flags);
     check.steps(&file.steps, document.get_ref().get("steps"), false);
     check.mistakes
 }
@@ -233,7 +236,23 @@ impl Check<'_> {
         taken.map(|other| other.name().to_owned())
     }
 
+    /// Checks that flags leave the lab those by which it reaches a relay.
+    fn flags(&mut self, flags: &[Text]) {
+        for flag in flags {
+            let name = flag.split('=').next().unwrap_or_default().trim_start_matches('-');
+            if flag.starts_with('-') && OWN_FLAGS.contains(&name) {
+                let message = format!("`--{name}` is for the lab to set");
+                let help = "take it out: by what the lab has there it asks the relay";
+                self.mistake(flag, message, "set already", help);
+            }
+        }
+    }
+
     fn start_relay(&mut self, relay: &StartRelay) {
+        // One that is to fail is asked for nothing.
+        if relay.outcome != Outcome::Fails {
+            self.flags(&relay.flags);
+        }
         if self.node(&relay.node)
             && relay.outcome != Outcome::Fails
             && !self.relays.insert(relay.node.to_string())

@@ -502,6 +502,11 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "leases = {}".to_owned(),
             "the subnet 10.6.1.0/24 is outside of the overlay's network 10.5.0.0/29",
         ),
+        (
+            "flags = ['--ip-masq', '--healthz-port=1']",
+            "leases = {}".to_owned(),
+            "`--healthz-port` is for the lab to set",
+        ),
         ("started = ['a', 'a']", "leases = {}".to_owned(), "`started` names a twice"),
         (
             "underlay = '224.0.0.0/24'",
