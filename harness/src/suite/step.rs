@@ -99,7 +99,7 @@ pub enum Step {
     Unshape(Unshaping),
     /// Gives a node another address on the underlay in the place of the one it has.
     Readdress(Readdress),
-    /// Runs a program in a host.
+    /// Runs a program in a host: with its network, but with this machine's files and processes.
     Exec(Exec),
     /// Opens a UDP socket in a host that has a port from then on.
     Listen(Listen),
