@@ -72,7 +72,10 @@ impl Offline {
             Self::CheckFlags { flags } => {
                 let arguments = std::iter::once("relay".into()).chain(flags);
                 let options = Options::parse_from_go(arguments).map_err(|error| plain(&error))?;
-                if let RegistryChoice::File(path) = &options.registry {
+                // One that is not there yet is waited for.
+                if let RegistryChoice::File(path) = &options.registry
+                    && path.try_exists().unwrap_or(true)
+                {
                     registry(path)?;
                 }
                 Ok(String::new())
@@ -144,6 +147,8 @@ mod tests {
         let path = directory.path().join("registry.toml");
         let (path, registry) = (path.to_str().unwrap(), format!("--registry=file:{}", path.display()));
         let text = "[config]\nNetwork = '10.5.0.0/16'\n[subnets]\n'10.5.1.0/24' = '192.0.2.1'\n";
+        assert_eq!(answer(&["check-flags", &registry]), Ok(String::new()));
+        assert!(answer(&["check-registry", path]).is_err());
         fs::write(path, text).unwrap();
         assert!(answer(&["check-registry", path]).unwrap().ends_with("\nnodes     1\n"));
         assert_eq!(answer(&["check-flags", &registry]), Ok(String::new()));
