@@ -97,3 +97,14 @@ fn without_a_relay_only_that_is_said() {
         );
     }
 }
+
+#[test]
+fn relay_takes_what_the_suites_say_to_it() {
+    let output = Command::new(env!("CARGO_BIN_EXE_harness"))
+        .args(["check", concat!(env!("CARGO_MANIFEST_DIR"), "/../suites")])
+        .env("RELAY", common::relay())
+        .output()
+        .expect("harness starts");
+    let printed = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !printed.contains("was not checked"), "{printed}");
+}

@@ -157,6 +157,9 @@ mod tests {
             let refused = answer(&words).unwrap_err();
             assert!(refused.contains("registry.toml: ") && refused.contains("nowhere"), "{refused}");
         }
+        fs::remove_file(path).unwrap();
+        assert!(answer(&["check-registry", path]).unwrap_err().contains("registry.toml: "));
+        assert_eq!(answer(&["check-flags", &registry]), Ok(String::new()));
     }
 
     #[test]
