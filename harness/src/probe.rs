@@ -227,7 +227,9 @@ fn is_about(probe: &Probe, sent: &[u8]) -> bool {
     let Key::Echo { id, seq } = probe.key else { return true };
     let [id_high, id_low] = id.to_be_bytes();
     let [seq_high, seq_low] = seq.to_be_bytes();
-    sent.get(4..8).is_none_or(|octets| octets == [id_high, id_low, seq_high, seq_low])
+    let ours = sent.get(4..8).is_none_or(|octets| octets == [id_high, id_low, seq_high, seq_low]);
+    // As much of the payload as the error has quoted.
+    ours && sent.get(8..).and_then(marker::decode).is_none_or(|number| number == probe.number)
 }
 
 /// Whether what a socket received is the reply to this probe: with its TTL, if the header tells.

@@ -240,22 +240,21 @@ impl Runner<'_> {
         let probes: Vec<Probe> = branches.iter().flatten().flat_map(Done::probes).collect();
         let shaped = self.lab.shaped_since(shaped);
         let mut sorted = shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
-        let pool = Pool {
+        let mut pool = Pool {
             relays: drops(&before, &self.counters),
             kernels: self.dropped_by_kernels(&kernels, false),
+            errors: icmp_sent(&before, &self.counters),
         };
-        let mut left = (pool, icmp_sent(&before, &self.counters));
         for ((number, steps), done) in (1..).zip(&parallel.branches).zip(branches) {
             self.line(format!("\nbranch {number}"));
             for (at, (step, done)) in steps.iter().zip(done).enumerate() {
                 self.within = Some(place(number, step));
                 let apart = if at == 0 { "" } else { "\n" };
                 self.line(format!("{apart}{}", indented(&heading(step))));
-                self.show_done(done, &mut sorted, &mut left)?;
+                self.show_done(done, &mut sorted, &mut pool)?;
             }
         }
         self.within = None;
-        let (pool, errors) = left;
         if followed {
             for drop in &pool.relays {
                 let (host, reason, count) = (&drop.host, &drop.reason, drop.count);
@@ -265,7 +264,7 @@ impl Runner<'_> {
             }
         }
         if recorded {
-            for IcmpSent { host, name, count } in &errors {
+            for IcmpSent { host, name, count } in &pool.errors {
                 self.problem(format!(
                     "{host}'s relay counted {count} ICMP errors ({name}) that were not recorded"
                 ));
@@ -331,12 +330,7 @@ impl Runner<'_> {
     }
 
     /// Shows what a step has shown, and judges what became of what it sent.
-    fn show_done(
-        &mut self,
-        done: Done<'_>,
-        sorted: &mut Shares,
-        (pool, errors): &mut (Pool, Vec<IcmpSent>),
-    ) -> Result<(), StepError> {
+    fn show_done(&mut self, done: Done<'_>, sorted: &mut Shares, pool: &mut Pool) -> Result<(), StepError> {
         match done {
             Done::Text(text) => self.text.push_str(&text),
             Done::Bulk(shortfall) => shortfall.into_iter().for_each(|shortfall| self.problem(shortfall)),
@@ -352,16 +346,15 @@ impl Runner<'_> {
                         faults: self.faults_met(&frames),
                         frames,
                         dropped,
-                        icmp_sent: std::mem::take(errors),
+                        icmp_sent: Vec::new(),
                         answers,
                         received: listener.map(|_| received),
                         probe,
                     };
-                    let mut journey = pool.account_for(&self.map, observation, &self.numbering);
+                    let journey = pool.account_for(&self.map, observation, &self.numbering);
                     for _ in &journey.flows {
                         self.numbering.give();
                     }
-                    *errors = std::mem::take(&mut journey.unseen);
                     self.judge(&journey);
                     rows.push((label, journey));
                 }

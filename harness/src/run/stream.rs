@@ -7,7 +7,9 @@ use super::observe::{ANSWERED_WITHIN, drops};
 use super::shape::Shares;
 use super::step::echo_id;
 use super::{Runner, StepError};
-use crate::flow::{self, Disorder, Dropped, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary};
+use crate::flow::{
+    self, Disorder, Dropped, IcmpSent, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary,
+};
 use crate::probe::{Echoes, Shot, ShotKind};
 use crate::suite::Stream;
 
@@ -109,17 +111,26 @@ fn echo(number: u32, sent: u32) -> ShotKind {
 pub(super) struct Pool {
     pub(super) relays: Vec<Dropped>,
     pub(super) kernels: Vec<Dropped>,
+    /// ICMP errors that daemons counted; none where nobody asks for those that were not recorded.
+    pub(super) errors: Vec<IcmpSent>,
 }
 
 impl Pool {
-    /// Puts together what became of a probe, and takes the drops that account for it out of the pool. Which of several
-    /// probes a drop was cannot be told, but where it was, and how many there were.
+    /// Puts together what became of a probe, and takes the drops that account for it, and the errors about it, out of the
+    /// pool. Which of several probes a drop was cannot be told, but where it was, and how many there were.
     pub(super) fn account_for(
         &mut self,
         map: &Map,
         mut observation: Observation,
         numbering: &Numbering,
     ) -> Journey {
+        observation.icmp_sent = std::mem::take(&mut self.errors);
+        let mut journey = self.explain(map, observation, numbering);
+        self.errors = std::mem::take(&mut journey.unseen);
+        journey
+    }
+
+    fn explain(&mut self, map: &Map, mut observation: Observation, numbering: &Numbering) -> Journey {
         let reconstruct =
             |observation: &Observation| Journey::reconstruct(map, observation, &mut numbering.clone());
         let alone = reconstruct(&observation);
@@ -166,6 +177,7 @@ impl Runner<'_> {
         let mut pool = Pool {
             relays: drops(&before, &self.counters),
             kernels: self.dropped_by_kernels(&kernels, false),
+            errors: Vec::new(),
         };
         self.conclude(stream, pinger, &mut sorted, &mut pool)
     }
