@@ -112,6 +112,15 @@ fn a_lab_can_be_entered_and_what_ends_in_it_is_told_and_started_again() {
         up.until(&format!("{name} is ready."));
     }
 
+    // Both, and the daemon first: it needs etcd to become ready.
+    for (part, told) in [("/a/subnet.env", "the daemon on a ended"), ("/etcd\0", "etcd member etcd ended")] {
+        kill(up.child(part), Signal::SIGKILL).expect("SIGKILL");
+        up.until(told);
+    }
+    up.input.write_all(b"\n").expect("standard input is read");
+    up.until("etcd member etcd is ready.");
+    up.until("the daemon on a is ready.");
+
     kill(up.pid(), Signal::SIGINT).expect("SIGINT");
     assert!(up.harness.wait().expect("harness is waited for").success());
 }

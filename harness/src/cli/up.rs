@@ -68,6 +68,8 @@ async fn hold(lab: &mut Lab) -> lab::Error {
                 }
             }
             Some(()) = enter.recv() => {
+                // No daemon becomes ready without etcd.
+                down.sort_by_key(|part| matches!(part, Part::Daemon(_)));
                 for part in std::mem::take(&mut down) {
                     say!("starting {part} again …");
                     match lab.start_again(&part).await {
