@@ -30,7 +30,7 @@ enum Offline {
         file: PathBuf,
     },
     /// Say whether the daemon takes these flags, and the registry in a file that they name
-    #[command(hide = true)]
+    #[command(hide = true, disable_help_flag = true)]
     CheckFlags {
         /// The daemon's command line
         #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
@@ -171,6 +171,7 @@ mod tests {
             ("--offload=most", "'most'"),
             ("--kube-subnet-mgr", "not supported"),
             ("status", "'status'"),
+            ("--help", "An overlay daemon"),
         ] {
             let refused = answer(&["check-flags", flag]).unwrap_err();
             assert!(refused.contains(named) && !refused.contains("Usage"), "{refused}");
