@@ -59,6 +59,18 @@ fn another_overlay_is_told_from_relay_by_a_snapshot_that_stays() {
 }
 
 #[test]
+fn data_that_vxlan_carries_is_in_no_recording_either() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let transfer = "transfer = { from = 'c1', to = 'c2', octets = 100000000 }";
+    fs::write(directory.path().join("bulk.toml"), format!("about = 'x'\nsteps = [{{ {transfer} }}]\n"))
+        .expect("a suite file");
+    let run =
+        harness(directory.path(), &["run", "bulk.toml", "--overlay", "vxlan", "--failures", "failures"]);
+    let text = printed(&run);
+    assert!(text.contains("bulk  differs") && text.contains("the case has no snapshot"), "{text}");
+}
+
+#[test]
 fn a_flanneld_does_as_relay_does() {
     let directory = tempfile::tempdir().expect("a directory");
     // Without packets: what a flanneld sends before it knows its peers is lost, and nobody can ask whether it does.

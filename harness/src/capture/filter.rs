@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 
 use socket2::SockFilter;
 
+use crate::packet::VXLAN_PORT;
+
 /// Source ports of floods, UDP and TCP, which are not recorded packet by packet: no ring has room for them. They lie
 /// outside of the range that kernels choose ports from.
 pub const FLOOD_PORTS: RangeInclusive<u16> = 29_000..=29_999;
@@ -21,6 +23,8 @@ const OFFSET: u32 = 0x1fff;
 /// header has no options.
 const INNER_PROTOCOL: i32 = 8 + 9;
 const INNER_PORT: i32 = 8 + 20;
+/// Octets of a VXLAN header and of the Ethernet header in it, which that packet is behind in a VXLAN datagram.
+const VXLAN: u32 = 8 + 14;
 
 /// Everything but what passes `lo`: the lab's own questions to the daemons.
 pub(super) const NOT_LOOPBACK: [SockFilter; 4] =
@@ -33,21 +37,26 @@ pub(super) fn without_floods(port: u16) -> Vec<SockFilter> {
     // Jumps count the instructions that they skip: to KEEP, the last but one, or DROP, the last.
     vec![
         load(libc::BPF_W, ancillary(libc::SKF_AD_IFINDEX)),
-        jump(libc::BPF_JEQ, LOOPBACK, 20, 0),
+        jump(libc::BPF_JEQ, LOOPBACK, 24, 0),
         load(libc::BPF_H, ancillary(libc::SKF_AD_PROTOCOL)),
-        jump(libc::BPF_JEQ, IPV4, 0, 17),
+        jump(libc::BPF_JEQ, IPV4, 0, 21),
         load(libc::BPF_B, network(9)),
         jump(libc::BPF_JEQ, UDP, 1, 0),
-        jump(libc::BPF_JEQ, TCP, 0, 14),
+        jump(libc::BPF_JEQ, TCP, 0, 18),
         load(libc::BPF_H, network(6)),
-        jump(libc::BPF_JSET, OFFSET, 13, 0),
+        jump(libc::BPF_JSET, OFFSET, 17, 0),
         // X = length of the IP header
         filter(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, network(0)),
         load_beyond(libc::BPF_H, 0),
         jump(libc::BPF_JGE, first, 0, 1),
-        jump(libc::BPF_JGT, last, 0, 9),
+        jump(libc::BPF_JGT, last, 0, 13),
         load_beyond(libc::BPF_H, 2),
-        jump(libc::BPF_JEQ, u32::from(port), 0, 6),
+        jump(libc::BPF_JEQ, u32::from(port), 4, 0),
+        jump(libc::BPF_JEQ, u32::from(VXLAN_PORT), 0, 9),
+        // X = X + VXLAN
+        filter(libc::BPF_MISC | libc::BPF_TXA, 0, 0, 0),
+        filter(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, 0, 0, VXLAN),
+        filter(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
         load_beyond(libc::BPF_B, INNER_PROTOCOL),
         jump(libc::BPF_JEQ, UDP, 1, 0),
         jump(libc::BPF_JEQ, TCP, 0, 3),
