@@ -157,7 +157,11 @@ impl Shared {
 
     #[expect(clippy::disallowed_methods, reason = "times of change of files are by the wall clock")]
     fn read(&self, state: &mut State) -> Result<(), String> {
-        let about = fs::metadata(&self.path).map_err(|error| error.to_string())?;
+        let about = fs::metadata(&self.path).map_err(|error| {
+            // It may come back as it was, and is good again then.
+            state.stamp = None;
+            error.to_string()
+        })?;
         let modified = about.modified().map_err(|error| error.to_string())?;
         let stamp = Some((modified, about.len()));
         let settled = SystemTime::now().duration_since(modified).is_ok_and(|age| age > UNSETTLED);
@@ -379,6 +383,25 @@ mod tests {
             ]
         );
         assert_eq!(watch.shared.state().wrong, None);
+    }
+
+    #[test]
+    fn a_file_that_is_back_as_it_was_is_good_again() {
+        let edited = Edited::new(TEXT);
+        fs::File::options()
+            .write(true)
+            .open(&edited.path)
+            .unwrap()
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        let wrong = || edited.registry.shared.look().wrong.is_some();
+        let aside = edited.path.with_extension("aside");
+        for _ in 0..2 {
+            assert!(!wrong());
+            fs::rename(&edited.path, &aside).unwrap();
+            assert!(wrong());
+            fs::rename(&aside, &edited.path).unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
