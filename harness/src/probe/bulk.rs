@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::sync::atomic::AtomicBool;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
@@ -27,6 +28,15 @@ const SENDERS: u16 = 900;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Octets of memory for what waits at the receiver.
 const QUEUE: usize = 8 << 20;
+
+/// How much a stream carries.
+#[derive(Debug, Clone, Copy)]
+struct Extent<'a> {
+    /// At least so many octets.
+    octets: u64,
+    /// And more while this is true.
+    goes_on: &'a AtomicBool,
+}
 
 /// Sockets that are ready to carry data.
 #[derive(Debug)]
@@ -100,12 +110,15 @@ impl Bulk {
         Ok(Self { pattern: Pattern::new(), octets: octets.into(), sockets })
     }
 
-    /// Sends everything and waits for it: what was wrong with what arrived, if anything. Blocks.
+    /// Sends everything and waits for it: what was wrong with what arrived, if anything. Over TCP more is sent for as long as
+    /// `goes_on` says so. Blocks.
     #[must_use]
-    pub fn carry(self) -> Option<Shortfall> {
+    pub fn carry(self, goes_on: &AtomicBool) -> Option<Shortfall> {
         let Self { pattern, octets, sockets } = self;
         match sockets {
-            Sockets::Tcp { senders, to, listener } => tcp::carry(&pattern, octets, senders, to, &listener),
+            Sockets::Tcp { senders, to, listener } => {
+                tcp::carry(&pattern, Extent { octets, goes_on }, senders, to, &listener)
+            }
             Sockets::Udp { senders, to, receiver } => udp::carry(&pattern, octets, &senders, to, &receiver),
         }
     }

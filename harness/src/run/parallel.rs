@@ -7,6 +7,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -69,12 +71,33 @@ struct Block {
     /// The first failure: which branch, which of its steps, and why.
     failure: RefCell<Option<(usize, usize, StepError)>>,
     failed: Notify,
+    /// Branches that are waited for by what goes on until they have ended.
+    awaited: Cell<usize>,
+    /// Whether there still are any.
+    goes_on: Arc<AtomicBool>,
 }
 
 impl Block {
+    fn new(patience: Duration, awaited: usize) -> Self {
+        Self {
+            patience: Cell::new(patience),
+            failure: RefCell::default(),
+            failed: Notify::new(),
+            awaited: Cell::new(awaited),
+            goes_on: Arc::new(AtomicBool::new(awaited > 0)),
+        }
+    }
+
+    /// One of the branches that are waited for has ended.
+    fn ended(&self) {
+        self.awaited.set(self.awaited.get().saturating_sub(1));
+        self.goes_on.fetch_and(self.awaited.get() > 0, Ordering::Relaxed);
+    }
+
     fn fail(&self, branch: usize, step: usize, error: StepError) {
         self.failure.borrow_mut().get_or_insert((branch, step, error));
         self.failed.notify_waiters();
+        self.goes_on.store(false, Ordering::Relaxed);
     }
 
     fn has_failed(&self) -> bool {
@@ -181,7 +204,7 @@ impl<'s> Work<'s> {
                 Done::Bulk(poured?)
             }
             // Its threads would go on without it.
-            Self::Transfer(haul) => Done::Bulk(haul.carry().await?),
+            Self::Transfer(haul) => Done::Bulk(haul.carry(&block.goes_on).await?),
         };
         Ok(Some(done))
     }
@@ -195,6 +218,7 @@ async fn branch<'s>(
     mut runner: Option<&mut Runner<'_>>,
 ) -> Vec<Done<'s>> {
     let mut all = Vec::new();
+    let throughout = goes_throughout(&works);
     for (at, work) in works.into_iter().enumerate() {
         if block.has_failed() {
             break;
@@ -204,7 +228,15 @@ async fn branch<'s>(
             Err(error) => block.fail(number, at, error),
         }
     }
+    if !throughout {
+        block.ended();
+    }
     all
+}
+
+/// Whether a branch goes on until the others have ended.
+fn goes_throughout(works: &[Work<'_>]) -> bool {
+    works.iter().filter_map(Work::haul).any(Haul::goes_throughout)
 }
 
 impl Runner<'_> {
@@ -279,11 +311,8 @@ impl Runner<'_> {
         parallel: &'s Parallel,
         works: Vec<Vec<Work<'s>>>,
     ) -> Result<Vec<Vec<Done<'s>>>, StepError> {
-        let block = Block {
-            patience: Cell::new(self.answered_within()),
-            failure: RefCell::default(),
-            failed: Notify::new(),
-        };
+        let awaited = works.iter().filter(|works| !goes_throughout(works)).count();
+        let block = Block::new(self.answered_within(), awaited);
         self.streaming = true;
         let mut lab = Some(&mut *self);
         let mut running = Vec::new();

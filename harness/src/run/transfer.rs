@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Runner, StepError};
 use crate::lab::Lab;
@@ -26,6 +28,7 @@ pub(super) struct Haul {
     streams: u16,
     octets: u32,
     lossy: bool,
+    throughout: bool,
     /// The sender's and the receiver's.
     ends: [Namespace; 2],
 }
@@ -36,15 +39,22 @@ impl Haul {
         self.lossy
     }
 
-    /// Opens the sockets, carries the data, and tells what was wrong with what arrived, if anything.
-    pub(super) async fn carry(&self) -> Result<Option<String>, StepError> {
+    /// Whether it is to go on until others have ended.
+    pub(super) fn goes_throughout(&self) -> bool {
+        self.throughout
+    }
+
+    /// Opens the sockets, carries the data, for as long as it `goes_on` if it is such a one, and tells what was wrong with what
+    /// arrived, if anything.
+    pub(super) async fn carry(&self, goes_on: &Arc<AtomicBool>) -> Result<Option<String>, StepError> {
         let open = match self.by {
             Transport::Tcp => Bulk::tcp,
             Transport::Udp => Bulk::udp,
         };
         let [from, to] = &self.ends;
         let bulk = open([from, to], self.to, self.number, self.streams, self.octets)?;
-        let carried = tokio::task::spawn_blocking(move || bulk.carry()).await;
+        let goes_on = if self.throughout { goes_on.clone() } else { Arc::default() };
+        let carried = tokio::task::spawn_blocking(move || bulk.carry(&goes_on)).await;
         let shortfall = carried.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         Ok(shortfall.map(|shortfall| format!("from {} to {}, {shortfall}", from.name(), to.name())))
     }
@@ -98,7 +108,7 @@ impl Runner<'_> {
         let toll = Toll::of(&self.lab, &[&haul]);
         self.lab.begin_flood()?;
         self.lab.note_unrecorded();
-        let shortfall = haul.carry().await?;
+        let shortfall = haul.carry(&Arc::default()).await?;
         for problem in shortfall.into_iter().chain(toll.problems(&self.lab)) {
             self.problem(problem);
         }
@@ -123,8 +133,8 @@ impl Runner<'_> {
         let namespace = |host: &str| self.lab.host(host).map(|host| host.namespace.clone());
         let ends = [namespace(&transfer.from)?, namespace(&receiver)?];
         let number = self.next_probe();
-        let Transfer { by, octets, lossy, .. } = *transfer;
-        Ok(Haul { by, to, number, streams: transfer.streams(), octets, lossy, ends })
+        let Transfer { by, octets, lossy, throughout, .. } = *transfer;
+        Ok(Haul { by, to, number, streams: transfer.streams(), octets, lossy, throughout, ends })
     }
 }
 

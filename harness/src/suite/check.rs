@@ -46,6 +46,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         shaped: BTreeSet::new(),
         moved: BTreeSet::new(),
         depth: 0,
+        in_branch: false,
         mistakes: Vec::new(),
     };
     if file.about.trim().is_empty() {
@@ -77,6 +78,8 @@ struct Check<'a> {
     moved: BTreeSet<String>,
     /// Lists of steps that the present one stands in.
     depth: u8,
+    /// Whether it stands in a branch.
+    in_branch: bool,
     mistakes: Vec<Mistake>,
 }
 

@@ -232,8 +232,8 @@ mod tests {
                 "flood a > b  10 packets  5 a second  port 8285  size 1400",
             ),
             (
-                "transfer = { from = 'c1', to = 'c2', octets = 1000, streams = 2, lossy = true }",
-                "transfer c1 > c2  by tcp  octets 1000  streams 2  lossy",
+                "transfer = { from = 'c1', to = 'c2', octets = 1000, streams = 2, lossy = true, throughout = true }",
+                "transfer c1 > c2  by tcp  octets 1000  streams 2  lossy  throughout",
             ),
             (
                 "inject = { from = 'a', datagram = { to = 'b', tos = 3 }, packet = { hex = '45' } }",

@@ -2,13 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use socket2::Socket;
 
 use super::pattern::Pattern;
 use super::shortfall::{Shortfall, named};
-use super::{PATIENCE, joined};
+use super::{Extent, PATIENCE, joined};
 
 /// Of so many streams that are not as they were sent each is told.
 const TOLD: usize = 8;
@@ -22,22 +23,25 @@ struct Flaw {
 
 pub(super) fn carry(
     pattern: &Pattern,
-    octets: u64,
+    extent: Extent<'_>,
     senders: Vec<Socket>,
     to: SocketAddrV4,
     listener: &TcpListener,
 ) -> Option<Shortfall> {
     let count = senders.len();
+    // What each stream has carried, known before it ends.
+    let sent: Vec<AtomicU64> = senders.iter().map(|_| AtomicU64::new(extent.octets)).collect();
     let flaws =
         thread::scope(|scope| {
             let sending: Vec<ScopedJoinHandle<'_, Result<(), Flaw>>> = senders
                 .into_iter()
                 .zip(0u16..)
-                .map(|(socket, stream)| {
+                .zip(&sent)
+                .map(|((socket, stream), sent)| {
                     scope.spawn(move || {
                         let failed =
                             |error| Flaw { stream: Some(stream), what: format!("sending failed: {error}") };
-                        send(pattern, stream, octets, socket, to).map_err(failed)
+                        send(pattern, stream, (extent, sent), socket, to).map_err(failed)
                     })
                 })
                 .collect();
@@ -46,7 +50,7 @@ pub(super) fn carry(
             // A sender that gives up ends its connection, or has never had one.
             for accepted in 0..count {
                 match accept(listener) {
-                    Ok(stream) => receiving.push(scope.spawn(move || receive(pattern, octets, stream))),
+                    Ok(stream) => receiving.push(scope.spawn(|| receive(pattern, &sent, stream))),
                     Err(error) => {
                         let what = format!("no further connection came after {accepted} of {count}: {error}");
                         flaws.push(Flaw { stream: None, what });
@@ -105,24 +109,37 @@ fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn send(pattern: &Pattern, stream: u16, octets: u64, socket: Socket, to: SocketAddrV4) -> io::Result<()> {
+fn send(
+    pattern: &Pattern,
+    stream: u16,
+    (extent, told): (Extent<'_>, &AtomicU64),
+    socket: Socket,
+    to: SocketAddrV4,
+) -> io::Result<()> {
     socket.connect_timeout(&to.into(), PATIENCE)?;
     let mut socket = TcpStream::from(socket);
     socket.write_all(&stream.to_be_bytes())?;
     let mut buffer = vec![0; 1 << 16];
     let mut sent = 0;
-    while sent < octets {
-        let length = buffer.len().min(usize::try_from(octets - sent).unwrap_or(usize::MAX));
+    loop {
+        let left = match extent.octets.checked_sub(sent) {
+            Some(left @ 1..) => left,
+            _ if extent.goes_on.load(Ordering::Relaxed) => u64::MAX,
+            _ => break,
+        };
+        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let part = buffer.get_mut(..length).unwrap_or_default();
         pattern.fill(stream, sent, part);
         socket.write_all(part)?;
         sent += length as u64;
     }
+    told.store(sent, Ordering::Release);
     socket.shutdown(Shutdown::Write)
 }
 
-/// Receives a stream to its end, whatever it carries, so that its sender can end too: which it was.
-fn receive(pattern: &Pattern, octets: u64, mut socket: impl Read) -> Result<u16, Flaw> {
+/// Receives a stream to its end, whatever it carries, so that its sender can end too: which it was. What each stream has carried
+/// is known by its end.
+fn receive(pattern: &Pattern, sent: &[AtomicU64], mut socket: impl Read) -> Result<u16, Flaw> {
     let mut number = [0; 2];
     socket.read_exact(&mut number).map_err(|error| {
         let what = format!("a connection ended before it said which stream it is: {error}");
@@ -144,6 +161,7 @@ fn receive(pattern: &Pattern, octets: u64, mut socket: impl Read) -> Result<u16,
         }
         received += part.len() as u64;
     };
+    let octets = sent.get(usize::from(stream)).map_or(0, |octets| octets.load(Ordering::Acquire));
     let mut what = Vec::new();
     if let Some(first) = first {
         what.push(format!("altered: {differing} octets are not what was sent, the first is octet {first}"));
@@ -166,8 +184,9 @@ mod tests {
         let mut octets = vec![0; OCTETS as usize];
         pattern.fill(7, 0, &mut octets);
         edit(&mut octets);
+        let sent: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(OCTETS)).collect();
         let whole = [&7u16.to_be_bytes()[..], &octets].concat();
-        let flaw = receive(&pattern, OCTETS, whole.as_slice()).err()?;
+        let flaw = receive(&pattern, &sent, whole.as_slice()).err()?;
         Some(shortfall(vec![flaw], 26, 29_905)?.to_string())
     }
 

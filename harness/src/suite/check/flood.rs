@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Check;
 use crate::suite::mistake::Mistake;
-use crate::suite::step::{Flood, MAX_SECONDS, Transfer};
+use crate::suite::step::{Flood, MAX_SECONDS, Transfer, Transport};
 
 impl Check<'_> {
     /// Checks a `flood` whose name stands at `at`.
@@ -30,8 +30,17 @@ impl Check<'_> {
             self.is_host(to) || nodes.any(|node| [node.bridge_address(), node.tunnel_address()].contains(&to))
         };
         if !self.topology.address_of(&transfer.to).is_some_and(has) {
-            let mistake = Mistake::new(at, "nobody receives what is sent there", "no receiver");
+            let mistake = Mistake::new(at.clone(), "nobody receives what is sent there", "no receiver");
             self.mistakes.push(mistake.help("transfer to a host of the lab"));
+        }
+        let refused = match transfer.by {
+            _ if !transfer.throughout => None,
+            _ if !self.in_branch => Some(("no other branch is there to end it", "put it in a `parallel`")),
+            Transport::Udp => Some(("only TCP goes on `throughout`", "take `by` out")),
+            Transport::Tcp => None,
+        };
+        if let Some((message, help)) = refused {
+            self.mistakes.push(Mistake::new(at, message, "not `throughout`").help(help));
         }
     }
 

@@ -62,14 +62,23 @@ impl Check<'_> {
             self.mistakes.push(mistake.help("add another, or put its steps in the place of the `parallel`"));
         }
         if in_stream {
-            let mistake = Mistake::new(at, "a `parallel` stands within a stream", "not beside a stream");
+            let mistake =
+                Mistake::new(at.clone(), "a `parallel` stands within a stream", "not beside a stream");
             self.mistakes.push(mistake.help("put the stream in a branch of it"));
+        }
+        let goes_on = |step: &Step| matches!(step, Step::Transfer(transfer) if transfer.throughout);
+        if parallel.branches.len() > 1 && parallel.branches.iter().all(|steps| steps.iter().any(goes_on)) {
+            let mistake =
+                Mistake::new(at.clone(), "every branch goes on until the others have ended", "no end");
+            self.mistakes.push(mistake.help("take `throughout` out of one of them"));
         }
         let branches = written.and_then(|table| table.get_ref().get("branches"));
         let mut all = Vec::new();
         for (number, steps) in parallel.branches.iter().enumerate() {
             let written = branches.and_then(|branches| branches.get_ref().get(number));
+            self.in_branch = true;
             self.steps(steps, written, false);
+            self.in_branch = false;
             for (n, step) in steps.iter().enumerate() {
                 let entry = super::entry(written, n);
                 let (name, at) =
@@ -288,6 +297,20 @@ mod tests {
         assert_eq!(told(&[TRANSFER, PING]), [may("ping")]);
         assert_eq!(told(&[TRANSFER, stream]), [may("stream")]);
         assert_eq!(told(&[TRANSFER, "{ udp = { from = 'c4', to = '10.5.1.1' } }"]), [may("udp")]);
+    }
+
+    #[test]
+    fn what_goes_on_throughout_has_others_to_end_it() {
+        let throughout = |more: &str| {
+            format!("{{ transfer = {{ from = 'c1', to = 'c2', octets = 1, throughout = true{more} }} }}")
+        };
+        let (on, back) =
+            (throughout(""), "{ transfer = { from = 'c2', to = 'c1', octets = 1, throughout = true } }");
+        assert_eq!(told(&[&on, START]), [""; 0]);
+        assert_eq!(told(&[&on, back]), ["every branch goes on until the others have ended"]);
+        assert_eq!(told(&[&throughout(", by = 'udp'"), START]), ["only TCP goes on `throughout`"]);
+        let alone = "transfer = { from = 'c1', to = 'c2', octets = 1, throughout = true }";
+        assert_eq!(messages("", alone), ["no other branch is there to end it"]);
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Transfer {
     /// to arrive all the same.
     #[serde(default)]
     pub lossy: bool,
+    /// Whether more and more is sent after `octets`, until the other branches of a `parallel` have ended.
+    #[serde(default)]
+    pub throughout: bool,
 }
 
 /// What carries data.
@@ -56,6 +59,7 @@ impl Transfer {
         let mut parts = vec![format!("by {by}"), format!("octets {}", self.octets)];
         parts.extend(self.streams.map(|streams| format!("streams {streams}")));
         parts.extend(self.lossy.then(|| "lossy".to_owned()));
+        parts.extend(self.throughout.then(|| "throughout".to_owned()));
         (format!("transfer {} > {}", self.from, self.to), parts)
     }
 }
