@@ -286,6 +286,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_registry_that_never_has_history_is_not_listed_in_a_loop() {
+        let registry = Memory::new();
+        registry.put_lease("10.5.2.0-24", NODE);
+        registry.compact_for_ever();
+        let mut running = Running::start(&registry);
+        running.reach(1).await;
+        sleep(Duration::from_secs(60)).await;
+        // From 10 ms on the pauses double up to 5 s.
+        assert!((15..40).contains(&registry.lists()), "{} lists in a minute", registry.lists());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_registry_that_lost_its_past_is_listed_anew() {
         let registry = Memory::new();
         for _ in 0..5 {

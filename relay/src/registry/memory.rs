@@ -125,6 +125,12 @@ impl Memory {
         inner.history.clear();
     }
 
+    /// Has no history from now on, whatever revision is asked for.
+    pub(crate) fn compact_for_ever(&self) {
+        self.inner().compacted = i64::MAX;
+        self.changed.send_replace(());
+    }
+
     /// Loses everything, as an etcd restored from nothing.
     pub(crate) fn wipe(&self) {
         let down = self.inner().down;
