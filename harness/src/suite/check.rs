@@ -15,6 +15,7 @@ use super::step::{Exec, MAX_SIZE, Outcome, Probe, StartRelay, Step};
 use super::text::{Text, Values};
 use crate::topology::{Host, Topology};
 
+mod config;
 mod cut;
 mod expect;
 mod flood;
@@ -58,6 +59,9 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         );
     }
     check.flags(&file.lab.flags);
+    if let Some(config) = &file.lab.config {
+        check.config(config);
+    }
     check.steps(&file.steps, document.get_ref().get("steps"), false);
     check.mistakes
 }

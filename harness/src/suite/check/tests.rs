@@ -503,6 +503,16 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
             "the subnet 10.6.1.0/24 is outside of the overlay's network 10.5.0.0/29",
         ),
         (
+            "config = '{\"Network\":\"10.9.0.0/16\"}'",
+            "leases = {}".to_owned(),
+            "its Network is 10.9.0.0/16, and the lab's is 10.5.0.0/16",
+        ),
+        (
+            "config = '{\"Network\":\"10.5.0.0/16\",\"Backend\":{\"Type\":\"udp\",\"Port\":9000}}'",
+            "leases = {}".to_owned(),
+            "its Port is 9000, and the lab knows tunnels by 8285",
+        ),
+        (
             "flags = ['--ip-masq', '--healthz-port=1']",
             "leases = {}".to_owned(),
             "`--healthz-port` is for the lab to set",
