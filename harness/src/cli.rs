@@ -173,7 +173,11 @@ fn render(error: impl miette::Diagnostic + Send + Sync + 'static) -> String {
 
 fn check(paths: &[PathBuf], relay: Option<&Path>) -> Result<u8, Usage> {
     let found = discover(paths)?;
+    let named = relay.is_some();
     let mut relay = parts::relay(relay).map_err(|Usage(why)| why).and_then(Asked::new);
+    if let (true, Err(why)) = (named, &relay) {
+        return Err(Usage(why.clone()));
+    }
     let mut mistaken = 0;
     let mut valid = Vec::new();
     for file in &found {

@@ -1,9 +1,16 @@
 //! What the relay program says without a daemon: which flags and network configs it takes, and which metrics it has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// How long it may take to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A relay program that knows what it takes.
 #[derive(Debug)]
@@ -57,19 +64,9 @@ impl Asked {
 
     /// What it prints, or why it refuses what it is asked about.
     fn ask(&self, arguments: &[&str], input: &str) -> Result<Result<String, String>, String> {
-        let failed = |error: std::io::Error| format!("starting {}: {error}", self.program.display());
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input says why when it ends.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output().map_err(failed)?;
+        let output = self.run(arguments, input).map_err(|error| {
+            format!("asking {} for `{}`: {error}", self.program.display(), arguments.join(" "))
+        })?;
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("relay: ").to_owned();
         match output.status.code() {
@@ -82,5 +79,29 @@ impl Asked {
                 said.lines().next().unwrap_or("nothing is said of why")
             )),
         }
+    }
+
+    /// Runs it to its end, and no longer than [`ANSWERS_WITHIN`].
+    fn run(&self, arguments: &[&str], input: &str) -> io::Result<Output> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut child = Command::new(&self.program)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            let stdin = child.stdin.take();
+            let feed = async {
+                if let Some(mut stdin) = stdin {
+                    // A program that does not read its input says why when it ends.
+                    let _ = stdin.write_all(input.as_bytes()).await;
+                }
+            };
+            let end = async { tokio::join!(feed, child.wait_with_output()).1 };
+            let ended = tokio::time::timeout(ANSWERS_WITHIN, end).await;
+            ended.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end")))
+        })
     }
 }
