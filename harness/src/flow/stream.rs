@@ -115,11 +115,15 @@ impl Summary {
             self.replies.write(&mut text, "replies");
         }
         if losses {
-            let _ = writeln!(text, "\nlost: {} of {}", self.lost, self.sent);
-            for (cause, times) in &self.causes {
-                let _ = writeln!(text, "    {times} {cause}");
-            }
+            let _ = writeln!(text, "\nlost: {} of {}{}", self.lost, self.sent, self.causes_in_words());
         }
         text
+    }
+
+    /// What became of what did not arrive: a line for each cause, each after a line break.
+    #[must_use]
+    pub fn causes_in_words(&self) -> String {
+        let line = |(cause, times): (&String, &usize)| format!("\n    {times} {cause}");
+        self.causes.iter().map(line).collect()
     }
 }

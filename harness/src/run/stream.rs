@@ -324,7 +324,11 @@ impl Runner<'_> {
         }
         if lost > usize::from(stream.max_lost) {
             let sent = journeys.len();
-            self.problem(format!("{lost} of {sent} pings were lost; the case allows {}", stream.max_lost));
+            self.problem(format!(
+                "{lost} of {sent} pings were lost; the case allows {}{}",
+                stream.max_lost,
+                summary.causes_in_words()
+            ));
         }
         Ok(())
     }
