@@ -106,7 +106,8 @@ pub enum Step {
     /// Does steps several times. What they show must be the same every time, and is shown once.
     Repeat(Repeat),
     /// Does steps at once, in two branches or more, and ends when all of these have. What each branch shows is shown under
-    /// its number, in this order, whoever was first. Branches send; one of them may also change and ask the lab.
+    /// its number, in this order, whoever was first. Branches send; one of them may also change and ask the lab. Packets of a
+    /// program that it runs with `exec` are no probe's: the case fails if a relay drops any.
     Parallel(Parallel),
     /// Pings at a steady pace while other steps run, and shows how the way of the pings changes.
     Stream(Stream),
