@@ -6,17 +6,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Exit status and all that is printed.
+/// Exit status and all that is printed, by this relay.
 fn check(text: &str, relay: &Path) -> (Option<i32>, String) {
+    checked(text, Command::new(env!("CARGO_BIN_EXE_harness")).env("RELAY", relay))
+}
+
+fn checked(text: &str, harness: &mut Command) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("case.toml"), text).expect("a suite file");
     fs::write(directory.path().join("registry.toml"), "[config]\nNetwork = 'nowhere'\n").expect("a registry");
-    let output = Command::new(env!("CARGO_BIN_EXE_harness"))
-        .args(["check", "case.toml"])
-        .current_dir(directory.path())
-        .env("RELAY", relay)
-        .output()
-        .expect("harness starts");
+    let harness = harness.args(["check", "case.toml"]).current_dir(directory.path());
+    let output = harness.output().expect("harness starts");
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
     (output.status.code(), text(&output.stderr) + &text(&output.stdout))
 }
@@ -85,17 +85,32 @@ fn what_relay_takes_is_no_mistake() {
 }
 
 #[test]
-fn without_a_relay_only_that_is_said() {
+fn a_relay_that_was_named_and_cannot_be_asked_is_an_error() {
     let text = case("flags = ['--no-such-flag']", LEASES);
     // No program, and one that knows nothing of such questions.
     for program in ["/nonexistent", "/bin/false"] {
         let (status, printed) = check(&text, Path::new(program));
-        assert_eq!(status, Some(0), "{printed}");
-        assert!(
-            printed.contains("what only relay knows was not checked") && printed.contains(program),
-            "{printed}"
-        );
+        assert_eq!(status, Some(2), "{printed}");
+        assert!(printed.contains(program.trim_start_matches("/bin")), "{printed}");
     }
+}
+
+#[test]
+fn without_a_relay_only_that_is_said() {
+    let harness = Path::new(env!("CARGO_BIN_EXE_harness"));
+    let alone = tempfile::tempdir_in(harness.parent().expect("it is in a directory")).expect("a directory");
+    let program = alone.path().join("harness");
+    // A copy might still be written to in a process that another test begins, and could not be run then.
+    fs::hard_link(harness, &program).expect("another name for harness");
+    let text = case("flags = ['--no-such-flag']", LEASES);
+    let without = || checked(&text, Command::new(&program).env_remove("RELAY").env("PATH", alone.path()));
+    let (status, printed) = without();
+    assert_eq!(status, Some(0), "{printed}");
+    assert!(printed.contains("what only relay knows was not checked"), "{printed}");
+    std::os::unix::fs::symlink("/bin/false", alone.path().join("relay")).expect("a relay that is none");
+    let (status, printed) = without();
+    assert_eq!(status, Some(0), "{printed}");
+    assert!(printed.contains("lists no metrics"), "{printed}");
 }
 
 #[test]
