@@ -263,17 +263,18 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                 if more > 0 {
                     recording.tallies.entry((point.clone(), direction)).or_default().frames += more;
                 }
+                let frame = |octets, wire_len, at| Frame {
+                    point: point.clone(),
+                    direction,
+                    cast,
+                    at,
+                    link,
+                    octets,
+                    wire_len,
+                    checksum_pending,
+                };
                 let Some(datagrams) = segment.and_then(|segment| run::cut(&octets, link, segment)) else {
-                    recording.push(Frame {
-                        point,
-                        direction,
-                        cast,
-                        at,
-                        link,
-                        octets,
-                        wire_len,
-                        checksum_pending,
-                    });
+                    recording.push(frame(octets, wire_len, at));
                     continue;
                 };
                 let joined = u64::try_from(datagrams.len()).unwrap_or(0).saturating_sub(1);
@@ -281,17 +282,8 @@ fn drain(socket: &PacketSocket, host: &Host, recording: &Mutex<Recording>) {
                 for (octets, place) in datagrams.into_iter().zip(0..) {
                     // They passed at once, and have an order all the same.
                     let at = at.saturating_add(Duration::from_nanos(place));
-                    let (point, wire_len) = (point.clone(), u32::try_from(octets.len()).unwrap_or(u32::MAX));
-                    recording.push(Frame {
-                        point,
-                        direction,
-                        cast,
-                        at,
-                        link,
-                        octets,
-                        wire_len,
-                        checksum_pending,
-                    });
+                    let wire_len = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+                    recording.push(frame(octets, wire_len, at));
                 }
             }
             Ok(None) => break,
