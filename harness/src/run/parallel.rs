@@ -19,7 +19,7 @@ use super::shape::{self, Shares};
 use super::stream::{Pinger, Pool};
 use super::transfer::{Haul, Toll};
 use super::{Runner, StepError, heading, indented};
-use crate::flow::{Answer, IcmpSent, Observation, Probe};
+use crate::flow::{Answer, IcmpSent, Probe};
 use crate::netns::Namespace;
 use crate::probe::{Listener, Sender, Shot};
 use crate::suite::{Parallel, Step, Stream, Sweep};
@@ -370,17 +370,7 @@ impl Runner<'_> {
                     seen.hear()?;
                     let Seen { label, sender, answers, received, listener, .. } = seen;
                     let probe = self.with_source(sender.probe);
-                    let (frames, dropped) = sorted.remove(&probe.number).unwrap_or_default();
-                    let observation = Observation {
-                        faults: self.faults_met(&frames),
-                        frames,
-                        dropped,
-                        icmp_sent: Vec::new(),
-                        answers,
-                        received: listener.map(|_| received),
-                        probe,
-                    };
-                    let journey = pool.account_for(&self.map, observation, &self.numbering);
+                    let journey = self.account_for(probe, answers, listener.map(|_| received), sorted, pool);
                     for _ in &journey.flows {
                         self.numbering.give();
                     }

@@ -8,7 +8,8 @@ use super::shape::Shares;
 use super::step::echo_id;
 use super::{Runner, StepError};
 use crate::flow::{
-    self, Disorder, Dropped, IcmpSent, Journey, Key, Map, Numbering, Observation, Part, Probe, Summary,
+    self, Answer, Disorder, Dropped, IcmpSent, Journey, Key, Map, Numbering, Observation, Part, Probe,
+    Summary,
 };
 use crate::probe::{Echoes, Shot, ShotKind};
 use crate::suite::Stream;
@@ -282,6 +283,22 @@ impl Runner<'_> {
         }
     }
 
+    /// What became of one of many probes: its share of what was recorded, and of what was counted meanwhile.
+    pub(super) fn account_for(
+        &self,
+        probe: Probe,
+        answers: Vec<Answer>,
+        received: Option<u32>,
+        sorted: &mut Shares,
+        pool: &mut Pool,
+    ) -> Journey {
+        let (frames, dropped) = sorted.remove(&probe.number).unwrap_or_default();
+        let faults = self.faults_met(&frames);
+        let observation =
+            Observation { faults, frames, dropped, icmp_sent: Vec::new(), answers, received, probe };
+        pool.account_for(&self.map, observation, &self.numbering)
+    }
+
     /// Shows which paths the stream took, and judges its losses.
     pub(super) fn conclude(
         &mut self,
@@ -298,17 +315,7 @@ impl Runner<'_> {
         }
         let mut journeys = Vec::new();
         for (probe, answers) in pinger.echoes.into_sent() {
-            let (frames, dropped) = sorted.remove(&probe.number).unwrap_or_default();
-            let observation = Observation {
-                faults: self.faults_met(&frames),
-                frames,
-                dropped,
-                icmp_sent: Vec::new(),
-                answers,
-                received: None,
-                probe,
-            };
-            journeys.push(pool.account_for(&self.map, observation, &self.numbering));
+            journeys.push(self.account_for(probe, answers, None, sorted, pool));
         }
         self.judge_stream(&journeys);
         let summary = Summary::new(&self.map, &journeys);
