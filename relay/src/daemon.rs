@@ -33,7 +33,7 @@ use crate::{
         blackhole,
         device::{self, DeviceConfig},
         filter::{Filter, FilterError, Manager, Rules},
-        guard,
+        guard, netlink,
         notify::{self, Inherited},
         subnet_env::{self, SubnetEnv},
     },
@@ -151,8 +151,7 @@ async fn start_and_watch<R: Registry>(
             tracing::warn!(%error, %path, "no control socket: `relay status` will get no answer");
         }
     }
-    let (connection, netlink, _) = rtnetlink::new_connection().map_err(DaemonError::Netlink)?;
-    tasks.spawn(connection);
+    let (netlink, _) = netlink::connect(&[]).await.map_err(DaemonError::Netlink)?;
 
     let underlay = underlay::choose(&netlink, &config.underlay).await?;
     tracing::info!(
@@ -259,9 +258,8 @@ async fn start_and_watch<R: Registry>(
 }
 
 async fn follow_underlay(selection: Selection, current: watch::Sender<Underlay>) {
-    if let Err(error) = underlay::follow::follow(selection, current).await {
-        tracing::warn!(%error, "changes of the underlay are not followed");
-    }
+    let Err(error) = underlay::follow::follow(selection, current).await;
+    tracing::warn!(%error, "changes of the underlay are not followed");
 }
 
 /// Ready means that the routes to other nodes are in place, and the rules that masquerade if there are to be such.
@@ -403,9 +401,8 @@ async fn install_filter(
 }
 
 async fn guard_device(name: String, wanted: watch::Receiver<DeviceConfig>) {
-    if let Err(error) = guard::keep(name, wanted).await {
-        tracing::warn!(%error, "address and route of the device are not watched");
-    }
+    let Err(error) = guard::keep(name, wanted).await;
+    tracing::warn!(%error, "address and route of the device are not watched");
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rtnetlink::{
     },
 };
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
@@ -23,7 +24,10 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use super::device::{self, DeviceConfig};
+use super::{
+    device::{self, DeviceConfig},
+    netlink,
+};
 
 /// Between a change and the look at its outcome; also keeps a quarrel with another program slow.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -33,42 +37,39 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Keeps the device as `wanted` until the future is dropped. A device that was set down is left down; deleting it ends the data path.
 ///
 /// # Errors
-/// The netlink socket cannot be opened.
-pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<()> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr];
+/// The netlink socket cannot be opened, or is lost.
+pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<Infallible> {
     // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
-    let (connection, netlink, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
-    let watch = async {
-        // What was changed before the socket was there is seen by the first look.
-        let mut looks = interval(LOOK_EVERY);
-        loop {
-            tokio::select! {
-                message = messages.next() => match message {
-                    Some((message, _)) if concerns(&message, &wanted.borrow()) => sleep(SETTLE).await,
-                    Some(_) => continue,
-                    None => break,
-                },
-                _ = looks.tick() => {}
+    let (netlink, mut notices) =
+        netlink::connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr])
+            .await?;
+    // What was changed before the socket was there is seen by the first look.
+    let mut looks = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            notice = notices.next() => match notice {
+                Some(notice) if concerns(&notice, &wanted.borrow()) => sleep(SETTLE).await,
+                Some(_) => continue,
+                None => return Err(io::Error::other("the netlink socket was closed")),
+            },
+            _ = looks.tick() => {}
+        }
+        let config = *wanted.borrow();
+        while let Some(Some(_)) = notices.next().now_or_never() {}
+        match missing(&netlink, &config).await {
+            Ok(None) => {}
+            Ok(Some(what)) => {
+                tracing::warn!(device = name, missing = what, "putting back what something else removed");
+                if let Err(error) = device::configure(&netlink, &name, config).await {
+                    tracing::error!(%error, "device not restored");
+                }
             }
-            let config = *wanted.borrow();
-            while let Some(Some(_)) = messages.next().now_or_never() {}
-            match missing(&netlink, &config).await {
-                Ok(None) => {}
-                Ok(Some(what)) => {
-                    tracing::warn!(device = name, missing = what, "putting back what something else removed");
-                    if let Err(error) = device::configure(&netlink, &name, config).await {
-                        tracing::error!(%error, "device not restored");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "looking at the device; trying again");
-                    looks.reset_after(SETTLE);
-                }
+            Err(error) => {
+                tracing::warn!(%error, "looking at the device; trying again");
+                looks.reset_after(SETTLE);
             }
         }
-    };
-    tokio::join!(connection, watch);
-    Ok(())
+    }
 }
 
 /// Whether a change may have cost the device its address or route.

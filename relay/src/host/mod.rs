@@ -6,6 +6,7 @@ pub mod filter;
 pub mod guard;
 #[cfg(test)]
 mod namespace;
+pub mod netlink;
 pub mod notify;
 pub mod port;
 pub mod privileges;

@@ -3,7 +3,7 @@
 //! The interface chosen at start stays. While it is down or has no address, what was last known stays too. So does the
 //! address chosen at start while the interface has it: another one stands in for it, unless `--iface` names the address.
 
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{convert::Infallible, io, net::Ipv4Addr, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::{
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{Interface, Selection, Underlay, list};
-use crate::lease;
+use crate::{host::netlink, lease};
 
 /// Between a change and the look at its outcome: an address is often replaced in two steps.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -27,46 +27,42 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Tells `current` of every change until the future is dropped.
 ///
 /// # Errors
-/// The netlink socket cannot be opened.
-pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> io::Result<()> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+/// The netlink socket cannot be opened, or is lost.
+pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> io::Result<Infallible> {
     // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
-    let (connection, netlink, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    let (netlink, mut notices) =
+        netlink::connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]).await?;
     let home = current.borrow().address;
-    let watch = async {
-        // What was changed before the socket was there is seen by the first look.
-        let mut looks = interval(LOOK_EVERY);
-        loop {
-            tokio::select! {
-                message = messages.next() => match message {
-                    Some((message, _)) if concerns(&message) => sleep(SETTLE).await,
-                    Some(_) => continue,
-                    None => break,
-                },
-                _ = looks.tick() => {}
-            }
-            while let Some(Some(_)) = messages.next().now_or_never() {}
-            match list(&netlink).await {
-                Ok(interfaces) => {
-                    current.send_if_modified(|underlay| {
-                        match refreshed(&interfaces, underlay, home, &selection) {
-                            Some(new) if new != *underlay => {
-                                *underlay = new;
-                                true
-                            }
-                            _ => false,
+    // What was changed before the socket was there is seen by the first look.
+    let mut looks = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            notice = notices.next() => match notice {
+                Some(notice) if concerns(&notice) => sleep(SETTLE).await,
+                Some(_) => continue,
+                None => return Err(io::Error::other("the netlink socket was closed")),
+            },
+            _ = looks.tick() => {}
+        }
+        while let Some(Some(_)) = notices.next().now_or_never() {}
+        match list(&netlink).await {
+            Ok(interfaces) => {
+                current.send_if_modified(|underlay| {
+                    match refreshed(&interfaces, underlay, home, &selection) {
+                        Some(new) if new != *underlay => {
+                            *underlay = new;
+                            true
                         }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "looking at the underlay; trying again");
-                    looks.reset_after(SETTLE);
-                }
+                        _ => false,
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "looking at the underlay; trying again");
+                looks.reset_after(SETTLE);
             }
         }
-    };
-    tokio::join!(connection, watch);
-    Ok(())
+    }
 }
 
 fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
