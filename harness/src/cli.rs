@@ -1,5 +1,6 @@
 //! The command line of `harness`.
 
+use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,8 +57,8 @@ enum Command {
     Record(Box<record::Record>),
     /// Read suite files and say what is wrong with them, running nothing
     Check {
-        /// Suite files, or directories of them
-        #[arg(default_value = "suites")]
+        /// Suite files, directories of them, or names of cases as reports have them
+        #[arg(default_value = "suites", value_parser = suite_file)]
         paths: Vec<PathBuf>,
         /// The relay program that is asked about flags, metrics and network configs [default: as for `run`]
         #[arg(long, env = "RELAY", value_name = "PATH")]
@@ -65,7 +66,8 @@ enum Command {
     },
     /// Build the lab of a suite file, say how to get into its nodes, and hold it until Ctrl-C
     Up {
-        /// The suite file; without one, two nodes with a container each
+        /// The suite file, or the name of its case; without one, two nodes with a container each
+        #[arg(value_parser = suite_file)]
         file: Option<PathBuf>,
         #[command(flatten)]
         parts: Parts,
@@ -74,8 +76,8 @@ enum Command {
     },
     /// Print the index of all cases as Markdown: what each shows, and where it comes from
     Index {
-        /// Suite files, or directories of them
-        #[arg(default_value = "suites")]
+        /// Suite files, directories of them, or names of cases as reports have them
+        #[arg(default_value = "suites", value_parser = suite_file)]
         paths: Vec<PathBuf>,
     },
     /// Measure the control plane and the data path
@@ -91,8 +93,8 @@ enum Command {
 /// Flags of `run`.
 #[derive(Debug, Args)]
 struct Run {
-    /// Suite files, or directories of them
-    #[arg(default_value = "suites")]
+    /// Suite files, directories of them, or names of cases as reports have them
+    #[arg(default_value = "suites", value_parser = suite_file)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     parts: Parts,
@@ -119,6 +121,10 @@ struct Run {
     /// Where reports of failures go [default: target/failures]
     #[arg(long, value_name = "DIR")]
     failures: Option<PathBuf>,
+}
+
+fn suite_file(word: &str) -> Result<PathBuf, Infallible> {
+    Ok(suite::named(word))
 }
 
 /// Why a command could not begin.

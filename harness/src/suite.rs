@@ -20,7 +20,7 @@ mod title;
 use std::path::PathBuf;
 
 pub use compose::compose;
-pub use discover::{DiscoverError, Found, discover};
+pub use discover::{DiscoverError, Found, discover, named};
 pub use file::Lab;
 pub use index::index;
 pub(crate) use mistake::suggest;

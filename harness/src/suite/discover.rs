@@ -60,6 +60,20 @@ pub enum DiscoverError {
     },
 }
 
+/// The file or directory that a word names: a path, or what reports call a case, as `ping/across_nodes`, or a directory of
+/// cases below `suites`. A word that names nothing is taken for a path.
+#[must_use]
+pub fn named(word: &str) -> PathBuf {
+    let path = PathBuf::from(word);
+    let below = Path::new("suites").join(word);
+    let file = |path: &Path| PathBuf::from(format!("{}.toml", path.display()));
+    [&path, &file(&path), &below, &file(&below)]
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or(&path)
+        .clone()
+}
+
 /// Finds every suite file among and under these files and directories, in the order of their cases' names.
 ///
 /// Names are counted from the nearest directory above that holds a `suite.schema.json`, so that a case has one name from
@@ -144,7 +158,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 fn unreadable(path: &Path, source: std::io::Error) -> DiscoverError {
     let help = match source.kind() {
         std::io::ErrorKind::NotFound => {
-            Some("check the path: it is taken from the directory that the command runs in")
+            Some("give a path, or the name of a case below `suites`")
         }
         std::io::ErrorKind::PermissionDenied => Some("make it readable to the user that the harness runs as"),
         _ => None,
@@ -205,6 +219,19 @@ mod tests {
         let directory = directory(&["notes.md"]);
         let found = discover(&[directory.path().join("notes.md")]);
         assert!(matches!(found, Err(DiscoverError::NotASuiteFile { .. })));
+    }
+
+    #[test]
+    fn a_word_may_leave_out_the_extension() {
+        let directory = directory(&["ping/a.toml", "ping.toml"]);
+        let word = |name: &str| named(directory.path().join(name).to_str().unwrap());
+        assert_eq!(word("ping/a"), directory.path().join("ping/a.toml"));
+        assert_eq!(
+            word("ping"),
+            directory.path().join("ping"),
+            "the directory, which is there as it is named"
+        );
+        assert_eq!(word("b"), directory.path().join("b"));
     }
 
     #[test]
