@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::kernel::COUNTERS;
 use crate::netlink::{self, Netlink};
@@ -75,6 +75,9 @@ pub enum Error {
         missing: bool,
     },
 }
+
+/// What a program may print, in octets: no report or snapshot is read that is longer, and a program may print without end.
+const MOST_PRINTED: usize = 4 << 20;
 
 /// Settings that make every host behave the same on every machine, whatever the machine's own defaults.
 const SETTINGS: &[(&str, &str)] = &[
@@ -237,18 +240,34 @@ impl Host {
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
         };
-        let end = async { tokio::join!(feed, child.wait_with_output()).1 };
-        let output = tokio::time::timeout(within, end)
+        let (printed, said) = (child.stdout.take(), child.stderr.take());
+        let end = async {
+            let ((), printed, said, status) = tokio::join!(feed, read(printed), read(said), child.wait());
+            Ok((status?, [printed?, said?].concat()))
+        };
+        let (status, printed) = tokio::time::timeout(within, end)
             .await
             .map_err(|_| {
                 self.program(words, format!("it still runs after {} ms", within.as_millis()), false)
             })?
             .map_err(failed)?;
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Ok(Output { status: output.status.code(), text })
+        if printed.len() > MOST_PRINTED {
+            let why = format!("it printed more than {} MiB", MOST_PRINTED >> 20);
+            return Err(self.program(words, why, false));
+        }
+        Ok(Output { status: status.code(), text: String::from_utf8_lossy(&printed).into_owned() })
     }
 
     fn program(&self, words: &[&str], why: String, missing: bool) -> Error {
         Error::Program { host: self.name().to_owned(), command: words.join(" "), why, missing }
     }
+}
+
+/// What comes out of a program, until that is too much: the program then writes to a closed pipe, and ends.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(MOST_PRINTED as u64 + 1).read_to_end(&mut octets).await?;
+    }
+    Ok(octets)
 }

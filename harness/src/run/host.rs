@@ -49,7 +49,10 @@ impl Runner<'_> {
                 }
             };
             printed = output.text;
-            let end = printed.trim_end();
+            let said = match printed.trim_end() {
+                "" => "it prints nothing".to_owned(),
+                text => format!("it prints:\n{text}"),
+            };
             let found = |text: &str| printed.contains(text);
             let right = match (&exec.until, &exec.until_gone) {
                 (Some(text), _) => found(text),
@@ -58,15 +61,20 @@ impl Runner<'_> {
             };
             match output.status {
                 Some(status) if status == i32::from(exec.exit) && right => Ok(()),
-                Some(status) if status == i32::from(exec.exit) => Err(format!("it prints:\n{end}")),
+                Some(status) if status == i32::from(exec.exit) => Err(said),
                 // Only what is awaited is worth another try.
                 status if exec.until.is_none() && exec.until_gone.is_none() => {
-                    let what = format!("{}, not {}; it printed:\n{end}", ended(status), exec.exit);
-                    let what = format!("`{}` in {}: {what}", exec.command, exec.host);
+                    let what = format!(
+                        "`{}` in {}: {}, not {}; {said}",
+                        exec.command,
+                        exec.host,
+                        ended(status),
+                        exec.exit
+                    );
                     failed = Some(crate::lab::Error::State { what });
                     Ok(())
                 }
-                status => Err(format!("{}, not {}; it prints:\n{end}", ended(status), exec.exit)),
+                status => Err(format!("{}, not {}; {said}", ended(status), exec.exit)),
             }
         })
         .await

@@ -42,6 +42,8 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         topology,
         relays,
         members,
+        paused: BTreeSet::new(),
+        listened: BTreeSet::new(),
         leader_stopped: false,
         cuts: BTreeSet::new(),
         shaped: BTreeSet::new(),
@@ -70,6 +72,10 @@ struct Check<'a> {
     topology: &'a Topology,
     /// The nodes whose relay runs before the step that is checked, as far as the steps before it tell.
     relays: BTreeSet<String>,
+    /// The nodes whose relay is paused before it.
+    paused: BTreeSet<String>,
+    /// The hosts and ports that something listens on before it.
+    listened: BTreeSet<(String, u16)>,
     /// The etcd members that run before it.
     members: BTreeSet<String>,
     /// Whether the member that led was stopped before it.
@@ -180,10 +186,13 @@ impl Check<'_> {
             Step::StopRelay(relay) | Step::KillRelay(relay) | Step::WaitEnd(relay) => {
                 self.running(&relay.node);
                 self.relays.remove(relay.node.as_str());
+                self.paused.remove(relay.node.as_str());
             }
-            Step::WaitReady(relay) | Step::PauseRelay(relay) | Step::ResumeRelay(relay) => {
+            Step::WaitReady(relay) => {
                 self.running(&relay.node);
             }
+            Step::PauseRelay(relay) => self.pause(&relay.node, true),
+            Step::ResumeRelay(relay) => self.pause(&relay.node, false),
             Step::ExpectMetric(expect) => {
                 self.running(&expect.node);
                 if expect.at_least.is_none() && expect.at_most.is_none() {
@@ -198,7 +207,9 @@ impl Check<'_> {
             }
             Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
             Step::StopEtcd(etcd) => self.etcd(etcd, at, false),
-            Step::Link(link) => self.host(&link.host),
+            Step::Link(link) => {
+                self.host(&link.host);
+            }
             Step::Cut(cut) => self.cut(cut, at),
             Step::Heal(heal) => self.heal(heal, at),
             Step::Shape(shaping) => self.shape(shaping, at),
@@ -218,7 +229,13 @@ impl Check<'_> {
                 self.moved.insert(readdress.node.to_string());
             }
             Step::Exec(exec) => self.exec(exec),
-            Step::Listen(listen) => self.host(&listen.host),
+            Step::Listen(listen) => {
+                if self.host(&listen.host) && !self.listened.insert((listen.host.to_string(), listen.port)) {
+                    let message =
+                        format!("{} listens on port {} already at this step", listen.host, listen.port);
+                    self.mistake(&listen.host, message, "taken", "take the step out, or another port");
+                }
+            }
             Step::ExpectLog(expect) => {
                 self.node(&expect.node);
             }
@@ -295,6 +312,21 @@ impl Check<'_> {
         }
     }
 
+    /// Checks that a relay runs that is to be paused, or is paused that is to go on.
+    fn pause(&mut self, node: &Text, pause: bool) {
+        self.running(node);
+        let changed =
+            if pause { self.paused.insert(node.to_string()) } else { self.paused.remove(node.as_str()) };
+        if !changed && self.relays.contains(node.as_str()) {
+            let message = format!(
+                "the relay on {node} {} at this step",
+                if pause { "is paused" } else { "is not paused" }
+            );
+            let help = "take the step out, or put its opposite before it";
+            self.mistake(node, message, "changes nothing", help);
+        }
+    }
+
     fn not_running(&mut self, node: &Text) {
         let message = format!("no relay runs on {node} at this step");
         let help = if self.topology.node(node).is_some_and(|node| node.starts) {
@@ -350,11 +382,13 @@ impl Check<'_> {
         self.topology.hosts().map(Host::name).collect()
     }
 
-    fn host(&mut self, name: &Text) {
-        if self.topology.host(name).is_none() {
+    fn host(&mut self, name: &Text) -> bool {
+        let there = self.topology.host(name).is_some();
+        if !there {
             let help = suggest(name, self.hosts(), "hosts");
             self.mistake(name, format!("the lab has no host `{name}`"), "no such host", help);
         }
+        there
     }
 
     fn node(&mut self, name: &Text) -> bool {

@@ -157,9 +157,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 
 fn unreadable(path: &Path, source: std::io::Error) -> DiscoverError {
     let help = match source.kind() {
-        std::io::ErrorKind::NotFound => {
-            Some("give a path, or the name of a case below `suites`")
-        }
+        std::io::ErrorKind::NotFound => Some("give a path, or the name of a case below `suites`"),
         std::io::ErrorKind::PermissionDenied => Some("make it readable to the user that the harness runs as"),
         _ => None,
     };

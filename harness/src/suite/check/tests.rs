@@ -557,3 +557,19 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         assert_eq!(messages(lab, &step), [""; 0], "{lab} {step}");
     }
 }
+
+#[test]
+fn what_is_paused_or_taken_already_is_told() {
+    let steps = |steps: &str| messages("", &steps.replace("; ", " }, { "));
+    let pause = "pause-relay.node = 'a'";
+    assert_eq!(steps(&format!("{pause}; resume-relay.node = 'a'; {pause}")), [""; 0]);
+    assert_eq!(steps(&format!("{pause}; {pause}")), ["the relay on a is paused at this step"]);
+    assert_eq!(steps("resume-relay.node = 'a'"), ["the relay on a is not paused at this step"]);
+    let ended = format!("{pause}; kill-relay.node = 'a'; start-relay.node = 'a'; resume-relay.node = 'a'");
+    assert_eq!(steps(&ended), ["the relay on a is not paused at this step"]);
+    let listen = |host: &str, port: u16| format!("listen = {{ host = '{host}', port = {port} }}");
+    let both = |one: String, other: String| steps(&format!("{one}; {other}"));
+    assert_eq!(both(listen("c1", 7), listen("c1", 7)), ["c1 listens on port 7 already at this step"]);
+    assert_eq!(both(listen("c1", 7), listen("c1", 8)), [""; 0]);
+    assert_eq!(both(listen("c1", 7), listen("c2", 7)), [""; 0]);
+}
