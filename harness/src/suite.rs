@@ -19,6 +19,7 @@ mod title;
 
 use std::path::PathBuf;
 
+pub use check::own_flag;
 pub use compose::compose;
 pub use discover::{DiscoverError, Found, discover, named};
 pub use file::Lab;

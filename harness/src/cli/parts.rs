@@ -11,8 +11,9 @@ use crate::etcd;
 use crate::lab::Workshop;
 use crate::overlay::Overlay;
 use crate::overlay::plain::Plain;
-use crate::overlay::relay::Relay;
+use crate::overlay::relay::{Relay, of_one};
 use crate::overlay::vxlan::Vxlan;
+use crate::suite;
 
 /// Flags that every command has which builds labs.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +26,7 @@ pub(super) struct Parts {
     relay: Option<PathBuf>,
     /// A flag that every relay is started with unless a case gives it another value, or that of one node:
     /// `a:--offload=none`; may be repeated
-    #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    #[arg(long = "relay-flag", value_name = "FLAG", allow_hyphen_values = true, value_parser = relay_flag)]
     relay_flags: Vec<String>,
     /// A kernel setting of every host of a lab: `net.ipv4.conf.all.rp_filter=1`; may be repeated
     #[arg(long = "sysctl", value_name = "KEY=VALUE", value_parser = setting)]
@@ -50,6 +51,13 @@ enum Kind {
     Flanneld,
     Vxlan,
     Plain,
+}
+
+fn relay_flag(flag: &str) -> Result<String, String> {
+    match suite::own_flag(of_one(flag).1) {
+        Some(name) => Err(format!("--{name} is for the lab to set: by what it has there it asks the relay")),
+        None => Ok(flag.to_owned()),
+    }
 }
 
 impl Choice {

@@ -55,19 +55,27 @@ impl Relay {
     }
 
     /// The same, started with `flags` unless a case says otherwise: of a flag given twice its last value counts, and
-    /// the case's come later.
+    /// the case's come later. `a:--offload=none` is for node `a` alone.
     #[must_use]
-    /// `a:--offload=none` is for node `a` alone.
     pub fn with_flags(self, flags: Vec<String>) -> Self {
         Self { flags, ..self }
     }
 
     /// The flags that a node's daemon is started with.
     fn flags_of(&self, node: &str) -> impl Iterator<Item = &str> {
-        self.flags.iter().filter_map(move |flag| match flag.split_once(':') {
-            Some((only, flag)) if !only.starts_with('-') => (only == node).then_some(flag),
-            _ => Some(flag),
+        self.flags.iter().map(|flag| of_one(flag)).filter_map(move |(only, flag)| match only {
+            Some(only) => (only == node).then_some(flag),
+            None => Some(flag),
         })
+    }
+}
+
+/// The node that a flag is for, if for one alone, and the flag: `a:--offload=none`.
+#[must_use]
+pub fn of_one(flag: &str) -> (Option<&str>, &str) {
+    match flag.split_once(':') {
+        Some((only, flag)) if !only.starts_with('-') => (Some(only), flag),
+        _ => (None, flag),
     }
 }
 

@@ -29,10 +29,14 @@ mod stream;
 const MAX_SWEEP: usize = 256;
 /// How deep steps may stand within steps: each takes a good part of the stack.
 const MAX_DEPTH: u8 = 6;
-/// The flags by which a lab reaches its relays.
-const OWN_FLAGS: [&str; 3] = ["subnet-file", "healthz-ip", "healthz-port"];
 /// Every container to every other is the square of this many flows in a snapshot.
 const MAX_PING_ALL: usize = 16;
+
+/// The name of a flag by which a lab reaches its relays, so that nobody else may set it.
+pub fn own_flag(flag: &str) -> Option<&str> {
+    let name = flag.strip_prefix('-')?.trim_start_matches('-').split('=').next()?;
+    ["subnet-file", "healthz-ip", "healthz-port"].contains(&name).then_some(name)
+}
 
 /// Every mistake in what a file says besides its lab.
 pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Topology) -> Vec<Mistake> {
@@ -263,8 +267,7 @@ impl Check<'_> {
     /// Checks that flags leave the lab those by which it reaches a relay.
     fn flags(&mut self, flags: &[Text]) {
         for flag in flags {
-            let name = flag.split('=').next().unwrap_or_default().trim_start_matches('-');
-            if flag.starts_with('-') && OWN_FLAGS.contains(&name) {
+            if let Some(name) = own_flag(flag) {
                 let message = format!("`--{name}` is for the lab to set");
                 let help = "take it out: by what the lab has there it asks the relay";
                 self.mistake(flag, message, "set already", help);
