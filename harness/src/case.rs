@@ -200,6 +200,7 @@ async fn judge(
         ));
     }
     let mut findings = runner.problems().to_vec();
+    findings.extend(report::unprovoked(runner, case));
     let mut expected = None;
     let mut pending = None;
     let sound = findings.is_empty() && error.is_none();

@@ -71,6 +71,11 @@ pub async fn write(
     text
 }
 
+/// The errors that daemons logged and the case does not provoke: each node's, if it has any.
+pub fn unprovoked(runner: &Runner<'_>, case: &Case) -> Vec<String> {
+    logs(runner).iter().filter_map(|(node, log)| trouble::unprovoked(case, node, log)).collect()
+}
+
 /// Removes the report of an earlier failure.
 pub fn discard(directory: &Path) {
     // Most cases never had one.

@@ -51,6 +51,8 @@ pub struct Case {
     pub lab: Lab,
     /// The lab with every name and address settled.
     pub topology: Topology,
+    /// Parts of the errors that daemons may log.
+    pub provokes: Vec<Text>,
     /// What is done, in this order.
     pub steps: Vec<Step>,
 }

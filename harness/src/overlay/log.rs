@@ -10,6 +10,16 @@ pub fn is_trouble(line: &str) -> bool {
     matches!(level(line), Some("WARN" | "ERROR")) || line.contains("panicked")
 }
 
+/// Whether a line says that the daemon could not do what it is there for.
+pub fn is_error(line: &str) -> bool {
+    level(line) == Some("ERROR") || is_panic(line)
+}
+
+/// Whether a line is the first of a panic's message.
+pub fn is_panic(line: &str) -> bool {
+    line.contains("panicked at ")
+}
+
 /// The end of a log: the last lines of what the daemon did and the last of what went wrong, in their order, so that a
 /// warning that comes again and again does not hide how far the daemon had come. `…` stands for lines left out.
 pub(super) fn end(log: &str) -> String {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::overlay::log::is_trouble;
+use crate::overlay::log::{is_error, is_panic, is_trouble};
 use crate::run::Runner;
-use crate::suite::{ExpectLog, Step};
+use crate::suite::{Case, ExpectLog, Step};
 
 /// So many lines of a log are shown.
 const LINES: usize = 8;
@@ -30,6 +30,25 @@ pub(super) fn of(runner: &Runner<'_>, steps: &[Step], node: &str, log: &str) -> 
     };
     let expected: Vec<(usize, String)> = expected.into_iter().filter_map(of_node).collect();
     trouble(log, &marks, &expected)
+}
+
+/// The errors in the log of a node that the case neither provokes nor looks for; none if there are none. A panic is never
+/// excused.
+pub(super) fn unprovoked(case: &Case, node: &str, log: &str) -> Option<String> {
+    let mut expected = Vec::new();
+    expectations(&case.steps, None, &mut expected);
+    let looked_for = expected.iter().map(|(_, expect)| expect);
+    let looked_for = looked_for.filter(|expect| *expect.node == *node && expect.lines != Some(0));
+    let excused: Vec<&str> =
+        looked_for.map(|expect| &expect.contains).chain(&case.provokes).map(|part| &**part).collect();
+    let is_excused = |line: &str| !is_panic(line) && excused.iter().any(|part| line.contains(part));
+    let lines: Vec<&str> = log.lines().filter(|line| is_error(line) && !is_excused(line)).collect();
+    let first = lines.first()?;
+    let more = match lines.len() - 1 {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    Some(format!("the daemon on {node} logs an error, which the case does not provoke:\n  {first}{more}"))
 }
 
 /// Steps that look at a log, with the numbers of the case's steps that they are or are in.
@@ -75,6 +94,8 @@ fn trouble(log: &str, marks: &[Mark], expected: &[(usize, String)]) -> Option<St
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const LOG: &str = "t0  WARN one\nt1  INFO two\nt2 ERROR three\nt3  WARN four\nt4 ERROR five\n";
@@ -96,6 +117,24 @@ mod tests {
             "\n  while the lab was built\n    t0  WARN one\n  in step 2, `stop-etcd`\n    t2 ERROR three\n    \
              t3  WARN four  (step 4 looks for it)\n  in step 3, `ping`\n    t4 ERROR five\n"
         );
+    }
+
+    #[test]
+    fn an_error_fails_a_case_that_neither_provokes_nor_looks_for_it() {
+        let case = |keys: &str, step: &str| {
+            let text = format!("about = 'x'\n{keys}\nsteps = [{{ {step} }}]");
+            Case::from_octets(Path::new("case.toml"), text.into()).unwrap()
+        };
+        let ping = "ping = { from = 'c1', to = 'c2' }";
+        let log = |node: &str, part: &str| format!("expect-log = {{ node = '{node}', contains = '{part}' }}");
+        let found = |keys: &str, step: &str| unprovoked(&case(keys, step), "a", LOG);
+        let told = "the daemon on a logs an error, which the case does not provoke:\n  ";
+        assert_eq!(found("", ping).unwrap(), format!("{told}t2 ERROR three\n  and 1 more"));
+        assert_eq!(found("provokes = ['three']", ping).unwrap(), format!("{told}t4 ERROR five"));
+        assert_eq!(found("provokes = ['three']", &log("a", "five")), None);
+        assert_eq!(found("provokes = ['three']", &log("b", "five")).unwrap(), format!("{told}t4 ERROR five"));
+        let panic = "thread 'main' panicked at src/main.rs:3:5:\n";
+        assert!(unprovoked(&case("provokes = ['panicked']", ping), "a", panic).is_some());
     }
 
     #[test]

@@ -64,6 +64,14 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
             "say in a sentence what the case shows",
         );
     }
+    for part in file.provokes.iter().filter(|part| part.trim().is_empty()) {
+        check.mistake(
+            part,
+            "every error has this in it".to_owned(),
+            "empty",
+            "write what stands in the error",
+        );
+    }
     check.flags(&file.lab.flags);
     if let Some(config) = &file.lab.config {
         check.config(config);

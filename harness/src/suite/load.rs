@@ -68,9 +68,9 @@ impl Case {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let File { about, source, lab, steps } = file;
+        let File { about, source, provokes, lab, steps } = file;
         let (about, source) = (about.to_string(), source.map(|source| source.to_string()));
-        Ok(Self { path: path.to_owned(), about, source, lab, topology, steps })
+        Ok(Self { path: path.to_owned(), about, source, lab, topology, provokes, steps })
     }
 }
 

@@ -115,6 +115,16 @@ mod tests {
     }
 
     #[test]
+    fn a_carry_out_of_32_bits_is_kept_that_comes_of_adding_the_carries() {
+        // With `words` all ones and a one the low half is 2^32 - words + 1, and the high one words - 1.
+        for words in [2, 15, 16, 400] {
+            let mut bytes = vec![0xff; 4 * words];
+            bytes.extend(1u32.to_ne_bytes());
+            assert_eq!(sum(&bytes), reference(&bytes), "{words} words");
+        }
+    }
+
+    #[test]
     fn the_example_of_rfc_1071_sums_to_its_published_value() {
         assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
     }
