@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
-use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place, Probe};
+use crate::capture::recorder::Position;
+use crate::flow::{Answer, Dropped, IcmpSent, Journey, Observation, Place, Probe, Verdict};
 use crate::lab::kernel::KernelDrops;
 use crate::overlay::{Counters, Way};
 use crate::probe::{Listener, Sender, Shot, ShotKind};
@@ -55,7 +56,7 @@ impl Runner<'_> {
         let (sender, refused) = Sender::shoot(&namespace, shot)?;
         let mut answers = Vec::from_iter(refused);
         if answers.is_empty() {
-            answers.extend(self.outcome(&sender, listener.as_deref(), shaped, kernels).await?);
+            answers.extend(self.outcome(&sender, listener.as_deref(), position, shaped, kernels).await?);
         }
         let before = std::mem::take(&mut self.counters);
         self.settle().await?;
@@ -113,6 +114,7 @@ impl Runner<'_> {
         &self,
         sender: &Sender,
         listener: Option<&Listener>,
+        position: Position,
         shaped: usize,
         kernels: &KernelDrops,
     ) -> Result<Option<Answer>, StepError> {
@@ -132,6 +134,7 @@ impl Runner<'_> {
                     Err(_) if self.lab.shaped_so_far() > shaped => return Ok(None),
                     Err(_) if self.was_dropped_silently().await? => return Ok(None),
                     Err(_) if self.lab.kernel_drops().silent_since(kernels) => return Ok(None),
+                    Err(_) if self.was_told_to_a_node(sender, position) => return Ok(None),
                     Err(_) => {}
                 },
                 () = &mut arrival => return Ok(None),
@@ -157,6 +160,23 @@ impl Runner<'_> {
             dropped |= !counters.drops_since(&before).is_empty();
         }
         Ok(dropped)
+    }
+
+    /// Whether the datagram around a probe was dropped on the underlay, and the node that sent it has the ICMP error: of
+    /// that the probe's sender hears nothing.
+    fn was_told_to_a_node(&self, sender: &Sender, position: Position) -> bool {
+        let observation = Observation {
+            frames: self.lab.recorder.since(position),
+            dropped: vec![],
+            icmp_sent: vec![],
+            faults: self.faults(),
+            answers: vec![],
+            received: None,
+            probe: self.with_source(sender.probe.clone()),
+        };
+        let journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
+        let dropped = journey.request().is_some_and(|flow| matches!(flow.verdict, Verdict::Dropped { .. }));
+        dropped && journey.flows.iter().any(|flow| matches!(flow.verdict, Verdict::Received { .. }))
     }
 
     /// Waits until the lab is quiet, and notes the daemons' counters. That it does not become quiet is a problem of the
