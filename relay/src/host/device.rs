@@ -90,3 +90,46 @@ pub async fn configure(netlink: &Handle, name: &str, config: DeviceConfig) -> Re
         .await
         .map_err(failed(format!("routing {} to {name}", config.network)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{namespace, netlink},
+        *,
+    };
+
+    #[test]
+    fn addresses_of_another_subnet_go_and_no_others() {
+        namespace::run("host::device::tests::addresses_of_another_subnet_go_and_no_others", async {
+            let (netlink, _) = netlink::connect(&[]).await.unwrap();
+            let address = Ipv4Addr::new(10, 5, 1, 0);
+            let network = "10.5.0.0/16".parse().unwrap();
+            // The one device that any namespace has.
+            let config = DeviceConfig { index: 1, mtu: 1472, address, network };
+            let has = [IpAddr::V4(address), [10, 5, 2, 0].into(), "fd00::1".parse().unwrap()];
+            for address in has {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                netlink.address().add(1, address, length).execute().await.unwrap();
+            }
+            // Its own address is not taken away for a moment either: that would take routes with it.
+            let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::new(10, 6, 0, 0), 16)
+                .output_interface(1)
+                .pref_source(address)
+                .build();
+            netlink.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
+            netlink.route().add(route).execute().await.unwrap();
+            remove_other_addresses(&netlink, "lo", config).await.unwrap();
+            let left = netlink.address().get().set_link_index_filter(1).execute();
+            let left: Vec<AddressMessage> = left.try_collect().await.unwrap();
+            for (at, address) in has.into_iter().enumerate() {
+                let there =
+                    left.iter().any(|left| left.attributes.contains(&AddressAttribute::Address(address)));
+                assert_eq!(there, at != 1, "{address} in {left:?}");
+            }
+            let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+            let routes: Vec<_> = netlink.route().get(query).execute().try_collect().await.unwrap();
+            assert!(routes.iter().any(|route| route.header.destination_prefix_length == 16), "{routes:?}");
+        });
+    }
+}
