@@ -1,11 +1,11 @@
 //! Putting the device's address and route back when something else takes them away: setting the device down and up
 //! drops its routes, and so may an administrator or a network manager.
 
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder,
-    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_core::NetlinkPayload,
     packet_route::{
         RouteNetlinkMessage,
         address::AddressAttribute,
@@ -17,64 +17,43 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
 };
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use tokio::sync::watch;
 
 use super::{
     device::{self, DeviceConfig},
-    netlink,
+    netlink::{Notice, Watch},
 };
-
-/// Between a change and the look at its outcome; also keeps a quarrel with another program slow.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps the device as `wanted` until the future is dropped. A device that was set down is left down; deleting it ends the data path.
 ///
 /// # Errors
 /// The netlink socket cannot be opened, or is lost.
 pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Result<Infallible> {
-    // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
-    let (netlink, mut notices) =
-        netlink::connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr])
-            .await?;
-    // What was changed before the socket was there is seen by the first look.
-    let mut looks = interval(LOOK_EVERY);
+    let groups = &[MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Ifaddr];
+    let mut watch = Watch::open(groups).await?;
     loop {
-        tokio::select! {
-            notice = notices.next() => match notice {
-                Some(notice) if concerns(&notice, &wanted.borrow()) => sleep(SETTLE).await,
-                Some(_) => continue,
-                None => return Err(io::Error::other("the netlink socket was closed")),
-            },
-            _ = looks.tick() => {}
-        }
+        watch.changed(|notice| concerns(notice, &wanted.borrow())).await?;
         let config = *wanted.borrow();
-        while let Some(Some(_)) = notices.next().now_or_never() {}
-        match missing(&netlink, &config).await {
+        match missing(&watch.handle, &config).await {
             Ok(None) => {}
             Ok(Some(what)) => {
                 tracing::warn!(device = name, missing = what, "putting back what something else removed");
-                if let Err(error) = device::configure(&netlink, &name, config).await {
+                if let Err(error) = device::configure(&watch.handle, &name, config).await {
                     tracing::error!(%error, "device not restored");
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "looking at the device; trying again");
-                looks.reset_after(SETTLE);
+                watch.look_again();
             }
         }
     }
 }
 
 /// Whether a change may have cost the device its address or route.
-fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, config: &DeviceConfig) -> bool {
-    let NetlinkPayload::InnerMessage(message) = &message.payload else {
+fn concerns(notice: &Notice, config: &DeviceConfig) -> bool {
+    let NetlinkPayload::InnerMessage(message) = &notice.payload else {
         return false;
     };
     match message {
@@ -147,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_loss_of_the_route_or_its_change_to_another_device_is_noticed() {
-        let noticed = |message| concerns(&NetlinkMessage::from(message), &CONFIG);
+        let noticed = |message| concerns(&Notice::from(message), &CONFIG);
         assert!(noticed(RouteNetlinkMessage::DelRoute(route("10.5.0.0/16", 7))));
         assert!(noticed(RouteNetlinkMessage::NewRoute(route("10.5.0.0/16", 8))));
         assert!(!noticed(RouteNetlinkMessage::NewRoute(route("10.5.0.0/16", 7))), "our own doing");

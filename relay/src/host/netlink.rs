@@ -4,23 +4,76 @@
 //! others on the machine may hold for seconds, as by taking many devices away. On the event loop that `send` would hold up
 //! renewals and answers as well.
 
-use std::{io, thread};
+use std::{io, thread, time::Duration};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use rtnetlink::{Handle, MulticastGroup, packet_core::NetlinkMessage, packet_route::RouteNetlinkMessage};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
+    time::{Interval, interval, sleep},
 };
+
+/// Between a change and the look at its outcome: what is replaced is often replaced in two steps. It also keeps a quarrel with
+/// another program slow.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What the kernel tells of a change.
+pub type Notice = NetlinkMessage<RouteNetlinkMessage>;
+
+/// Tells when something may have changed.
+pub struct Watch {
+    /// For the looks. A socket of their own: while one listing is under way on a socket the kernel refuses another (EBUSY).
+    pub handle: Handle,
+    notices: BoxStream<'static, Notice>,
+    looks: Interval,
+}
+
+impl Watch {
+    /// # Errors
+    /// Those of [`connect`].
+    pub async fn open(groups: &'static [MulticastGroup]) -> io::Result<Self> {
+        let (handle, notices) = connect(groups).await?;
+        Ok(Self { handle, notices, looks: interval(LOOK_EVERY) })
+    }
+
+    /// Waits until there is reason to look: at first at once, for what was changed before the socket was there; then after a
+    /// notice that `concerns` those who look, and now and then without any.
+    ///
+    /// # Errors
+    /// The socket is lost.
+    pub async fn changed(&mut self, concerns: impl Fn(&Notice) -> bool) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                notice = self.notices.next() => match notice {
+                    Some(notice) if concerns(&notice) => {
+                        sleep(SETTLE).await;
+                        break;
+                    }
+                    Some(_) => {}
+                    None => return Err(io::Error::other("the netlink socket was closed")),
+                },
+                _ = self.looks.tick() => break,
+            }
+        }
+        while let Some(Some(_)) = self.notices.next().now_or_never() {}
+        Ok(())
+    }
+
+    /// Has the next look, if nothing else does, follow soon: one has failed.
+    pub fn look_again(&mut self) {
+        self.looks.reset_after(SETTLE);
+    }
+}
 
 /// Opens a socket in the calling thread's network namespace; the stream is what the kernel tells `groups`. The socket goes
 /// once the stream and then the last handle are dropped.
 ///
 /// # Errors
 /// The socket or its thread cannot be made.
-pub async fn connect(
-    groups: &'static [MulticastGroup],
-) -> io::Result<(Handle, impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin + use<>)> {
+pub async fn connect(groups: &'static [MulticastGroup]) -> io::Result<(Handle, BoxStream<'static, Notice>)> {
     let (opened, connected) = oneshot::channel();
     thread::Builder::new().name("relay-netlink".into()).spawn(move || {
         let socket = runtime().and_then(|runtime| {
@@ -43,7 +96,7 @@ pub async fn connect(
     })?;
     let (handle, notices) =
         connected.await.unwrap_or_else(|_| Err(io::Error::other("the thread for netlink has ended")))?;
-    Ok((handle, notices.map(|(message, _)| message)))
+    Ok((handle, notices.map(|(notice, _)| notice).boxed()))
 }
 
 fn runtime() -> io::Result<Runtime> {

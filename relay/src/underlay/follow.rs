@@ -3,49 +3,27 @@
 //! The interface chosen at start stays. While it is down or has no address, what was last known stays too. So does the
 //! address chosen at start while the interface has it: another one stands in for it, unless `--iface` names the address.
 
-use std::{convert::Infallible, io, net::Ipv4Addr, time::Duration};
+use std::{convert::Infallible, io, net::Ipv4Addr};
 
-use futures_util::{FutureExt, StreamExt};
-use rtnetlink::{
-    MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
-};
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use rtnetlink::{MulticastGroup, packet_core::NetlinkPayload, packet_route::RouteNetlinkMessage};
+use tokio::sync::watch;
 
 use super::{Interface, Selection, Underlay, list};
-use crate::{host::netlink, lease};
-
-/// Between a change and the look at its outcome: an address is often replaced in two steps.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+use crate::{
+    host::netlink::{Notice, Watch},
+    lease,
+};
 
 /// Tells `current` of every change until the future is dropped.
 ///
 /// # Errors
 /// The netlink socket cannot be opened, or is lost.
 pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> io::Result<Infallible> {
-    // Its own socket for the looks as well: while one listing is under way on a socket the kernel refuses another (EBUSY).
-    let (netlink, mut notices) =
-        netlink::connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]).await?;
+    let mut watch = Watch::open(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]).await?;
     let home = current.borrow().address;
-    // What was changed before the socket was there is seen by the first look.
-    let mut looks = interval(LOOK_EVERY);
     loop {
-        tokio::select! {
-            notice = notices.next() => match notice {
-                Some(notice) if concerns(&notice) => sleep(SETTLE).await,
-                Some(_) => continue,
-                None => return Err(io::Error::other("the netlink socket was closed")),
-            },
-            _ = looks.tick() => {}
-        }
-        while let Some(Some(_)) = notices.next().now_or_never() {}
-        match list(&netlink).await {
+        watch.changed(concerns).await?;
+        match list(&watch.handle).await {
             Ok(interfaces) => {
                 current.send_if_modified(|underlay| {
                     match refreshed(&interfaces, underlay, home, &selection) {
@@ -59,15 +37,15 @@ pub async fn follow(selection: Selection, current: watch::Sender<Underlay>) -> i
             }
             Err(error) => {
                 tracing::warn!(%error, "looking at the underlay; trying again");
-                looks.reset_after(SETTLE);
+                watch.look_again();
             }
         }
     }
 }
 
-fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+fn concerns(notice: &Notice) -> bool {
     matches!(
-        message.payload,
+        notice.payload,
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewLink(_)
                 | RouteNetlinkMessage::NewAddress(_)
