@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::flow::{Journey, Map, Note, Numbering};
 use crate::lab::{self, Lab, Workshop};
-use crate::overlay::Counters;
+use crate::overlay::{self, Counters};
 use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
+use crate::wait;
 
 mod expect;
 mod faults;
@@ -103,6 +104,20 @@ pub enum StepError {
     },
 }
 
+impl StepError {
+    /// Whether a daemon could not be asked.
+    fn is_about_a_query(&self) -> bool {
+        match self {
+            Self::Lab(lab::Error::Overlay(overlay::Error::Query { .. })) => true,
+            Self::Branch { source, .. } => source.is_about_a_query(),
+            _ => false,
+        }
+    }
+}
+
+/// How long a daemon may take to end that answers no more, as after a panic of a thread.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// A case while it runs.
 pub struct Runner<'a> {
     /// Its lab. After a failure it is still there to be looked at.
@@ -193,8 +208,10 @@ impl<'a> Runner<'a> {
             progress(index, step, None);
             let before = self.text.len();
             // What a daemon that ends by itself leaves undone is no breach.
-            if !matches!(step, Step::WaitEnd(_)) {
-                self.settle().await.map_err(error(index, step))?;
+            if !matches!(step, Step::WaitEnd(_))
+                && let Err(failed) = self.settle().await
+            {
+                return Err(error(index, step)(self.cause_of(failed).await));
             }
             self.begin(index + 1, step);
             self.heading(step);
@@ -202,15 +219,32 @@ impl<'a> Runner<'a> {
                 Ok(()) => self.end_floods().await,
                 Err(error) => Err(error),
             };
+            let done = match done {
+                Err(error) if !matches!(step, Step::WaitEnd(_)) => Err(self.cause_of(error).await),
+                done => done,
+            };
             let done = done.map_err(error(index, step));
             progress(index, step, self.text.get(before..));
             done?;
         }
         // What the last step caused has to add up as well.
-        if let Some((index, last)) = self.case.steps.iter().enumerate().next_back() {
-            self.settle().await.map_err(error(index, last))?;
+        if let Some((index, last)) = self.case.steps.iter().enumerate().next_back()
+            && let Err(failed) = self.settle().await
+        {
+            return Err(error(index, last)(self.cause_of(failed).await));
         }
         Ok(())
+    }
+
+    /// Why a step failed: that a daemon has ended by itself, if one has, and not what came of that.
+    async fn cause_of(&mut self, error: StepError) -> StepError {
+        let within = if error.is_about_a_query() { ENDS_WITHIN } else { Duration::ZERO };
+        let ended =
+            wait::until("a daemon to end by itself", within, async || match self.lab.expect_running() {
+                Err(ended) => Ok(ended),
+                Ok(()) => Err(String::new()),
+            });
+        ended.await.map_or(error, StepError::Lab)
     }
 
     /// Waits until floods are over, and notes what does not add up after them.

@@ -148,8 +148,11 @@ impl Lab {
         Ok((name, quiet))
     }
 
-    /// Fails if a daemon has ended that no step has ended.
-    fn expect_running(&mut self) -> Result<(), Error> {
+    /// Looks whether daemons run.
+    ///
+    /// # Errors
+    /// When one has ended that no step has ended.
+    pub fn expect_running(&mut self) -> Result<(), Error> {
         for (node, daemon) in &mut self.daemons {
             if let Some(status) = daemon.exited() {
                 let (node, trace) = (node.clone(), daemon.trace().into());
