@@ -184,6 +184,7 @@ impl<'a> Ledger<'a> {
         if arrived && map.has(host, packet.destination) {
             return match self.take(host, Place::Kernel, last) {
                 Some(reason) => End::Dropped { host: host.to_owned(), place: Place::Kernel, reason },
+                None if is_refused_source(map, host, packet.source) => ignored("martian source"),
                 None => End::Reached { host: host.to_owned() },
             };
         }
@@ -199,8 +200,11 @@ impl<'a> Ledger<'a> {
         }
         // Linux counts none of these by host: fib_validate_source(), ip_forward(), ip_route_input_mc().
         if last.direction == Direction::In {
-            if is_martian(packet.source) || map.has(host, packet.source) {
+            if is_refused_source(map, host, packet.source) {
                 return ignored("martian source");
+            }
+            if is_refused_destination(packet.destination) {
+                return ignored("martian destination");
             }
             if packet.destination.is_multicast() {
                 return ignored("group not joined");
@@ -274,14 +278,25 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// Whether a host's kernel takes in no packet from this source: fib_validate_source().
+fn is_refused_source(map: &Map, host: &str, source: Ipv4Addr) -> bool {
+    is_martian(source) || map.has(host, source)
+}
+
 /// Whether no packet that arrives has this source, to Linux: of RFC 1812, section 5.3.7, it lets 240.0.0.0/4 pass.
 fn is_martian(source: Ipv4Addr) -> bool {
     let [first, ..] = source.octets();
     first == 0 || source.is_loopback() || source.is_multicast() || source.is_broadcast()
 }
 
+/// Whether no packet that arrives is for this destination, to Linux: ip_route_input_slow().
+fn is_refused_destination(destination: Ipv4Addr) -> bool {
+    let [first, ..] = destination.octets();
+    first == 0 || destination.is_loopback()
+}
+
 /// The side of the relay that a packet enters after a hop.
-fn relay_after(hop: &Hop) -> Option<Place> {
+pub(super) fn relay_after(hop: &Hop) -> Option<Place> {
     match (hop.point.role, hop.direction, hop.encapsulated()) {
         (Role::Tunnel, Direction::Out, _) => Some(Place::RelayOutbound),
         (Role::Underlay, Direction::In, true) => Some(Place::RelayInbound),

@@ -1,6 +1,6 @@
 //! Packets that were built field by field, of which no socket of their sender's knows.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 
@@ -214,6 +214,13 @@ fn what_a_kernel_passes_over_uncounted_is_told_by_what_it_was() {
         );
     }
     assert_eq!(end_at_bridge(&from([240, 0, 0, 1]), Cast::Host), "lost after a cni0 <: unexplained");
+    // To itself from itself, and to nobody.
+    let to = |source: Ipv4Addr, destination: Ipv4Addr| Craft { source, destination, ..echo() };
+    let own_twice = end_at_bridge(&to(A_BRIDGE, A_TUNNEL), Cast::Host);
+    assert_eq!(own_twice, "dropped in a's kernel: martian source");
+    for nobody in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
+        assert_eq!(end_at_bridge(&to(C1, nobody), Cast::Host), "dropped in a's kernel: martian destination");
+    }
     let group = Craft { destination: [224, 0, 0, 251].into(), ..own };
     assert_eq!(end_at_bridge(&group, Cast::Many), "dropped in a's kernel: group not joined");
 }
