@@ -33,6 +33,11 @@ pub trait Overlay: Send + Sync {
         true
     }
 
+    /// Whether that program counts what it drops. What is lost in one that does not, nothing tells of.
+    fn counts(&self) -> bool {
+        true
+    }
+
     /// Whether the machine has what the daemon needs, as far as that can be told before a lab is built.
     ///
     /// # Errors
@@ -327,7 +332,7 @@ pub enum Error {
         /// The overlay.
         overlay: &'static str,
         /// What was asked for.
-        what: &'static str,
+        what: String,
     },
     /// A file of the node.
     #[error("{doing} on {node}: {source}")]

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use futures_util::future::try_join_all;
 
 use super::{Error, INTERFACE, Lab, PREFIX};
+use crate::overlay::relay::RELAY;
 use crate::overlay::{self, Daemon, Site};
 use crate::topology::Node;
 use crate::wait::TimedOut;
@@ -40,6 +41,12 @@ impl Lab {
             .map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
     }
 
+    /// The name of the lab's overlay, if programs run it that count nothing of what they drop.
+    pub fn counts_nothing(&self) -> Option<&'static str> {
+        let overlay = &self.workshop.overlay;
+        (overlay.runs_daemon() && !overlay.counts()).then(|| overlay.name())
+    }
+
     /// Checks that the lab's overlay is of a kind that keeps logs.
     ///
     /// # Errors
@@ -49,7 +56,18 @@ impl Lab {
         if overlay.runs_daemon() {
             return Ok(());
         }
-        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "log" }.into())
+        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "log".to_owned() }.into())
+    }
+
+    /// Checks that the logs of the lab's overlay are in relay's words: in others' a line that is missing proves nothing.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn expect_own_words(&self) -> Result<(), Error> {
+        match self.workshop.overlay.name() {
+            RELAY => Ok(()),
+            overlay => Err(overlay::Error::Lacks { overlay, what: "log in relay's words".to_owned() }.into()),
+        }
     }
 
     /// Checks that the device of the lab's overlay takes packets in no frame.
@@ -61,7 +79,7 @@ impl Lab {
         if overlay.runs_daemon() {
             return Ok(());
         }
-        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "TUN device" }.into())
+        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "TUN device".to_owned() }.into())
     }
 
     fn log_path(&self, node: &str) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The cluster's etcd as the lab itself uses it: the network configuration, leases written and removed by hand, and
 //! waiting until the daemons know of them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use ipnet::Ipv4Net;
 
 use super::{Error, Lab, PREFIX, SWITCH};
 use crate::etcd;
-use crate::overlay;
+use crate::overlay::{self, Daemon};
 use crate::wait;
 
 /// For an election, which takes etcd one to two seconds.
 const LED_WITHIN: Duration = Duration::from_secs(5);
 /// From a change in etcd to its effect in every daemon.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
+/// The same where a daemon may have overlooked it, and says nothing of that.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A lease as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,21 @@ pub struct Lease {
     pub revision: i64,
     /// Whether etcd lets it expire if nobody renews it.
     pub expires: bool,
+}
+
+impl Lease {
+    /// The subnet and its owner, unless it is malformed.
+    fn route(&self) -> Option<(Ipv4Net, Ipv4Addr)> {
+        #[derive(serde::Deserialize)]
+        struct Value {
+            #[serde(rename = "PublicIP")]
+            owner: Ipv4Addr,
+        }
+        let name = self.key.rsplit('/').next()?;
+        let subnet = name.replacen('-', "/", 1).parse().ok()?;
+        let Value { owner } = serde_json::from_str(&self.value).ok()?;
+        Some((subnet, owner))
+    }
 }
 
 impl Lab {
@@ -179,15 +197,40 @@ impl Lab {
         let awaited = |node: &String| among.is_none_or(|among| among.contains(node));
         for (node, daemon) in self.answering().filter(|(node, _)| awaited(node)) {
             let awaited = format!("the daemon on {node} to know etcd's revision {revision}");
-            wait::until(&awaited, KNOWN_WITHIN, async || match daemon.counters().await {
+            let told = wait::until(&awaited, KNOWN_WITHIN, async || match daemon.counters().await {
                 Ok(Some(counters)) if counters.revision < revision => {
                     Err(format!("it knows revision {}", counters.revision))
                 }
-                Ok(_) => Ok(()),
+                Ok(Some(_)) => Ok(true),
+                Ok(None) => Ok(false),
                 Err(error) => Err(error.to_string()),
             })
             .await
             .map_err(|error| self.waited_in_vain(node, error))?;
+            if !told {
+                self.wait_for_leases(node, daemon.as_ref()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a daemon that tells no revision has the routes that etcd has leases for, or some time has passed: that
+    /// it does not follow one is for the case to show.
+    async fn wait_for_leases(&self, node: &str, daemon: &dyn Daemon) -> Result<(), Error> {
+        if self.etcd.is_none() || daemon.routes().await.is_err() {
+            return Ok(());
+        }
+        // It makes no route to its own subnet.
+        let own = self.attachments.get(node).map(|attachment| attachment.subnet);
+        let leases = self.leases().await?;
+        let leased: BTreeMap<Ipv4Net, Ipv4Addr> =
+            leases.iter().filter_map(Lease::route).filter(|(subnet, _)| Some(*subnet) != own).collect();
+        let waited = wait::until("the routes to be those of the leases", FOLLOWED_WITHIN, async || {
+            let routes = daemon.routes().await.map_err(|error| error.to_string())?;
+            if routes == leased { Ok(()) } else { Err(format!("they are {routes:?}")) }
+        });
+        if let Err(error) = waited.await {
+            tracing::debug!(node, %error, "not waited for any longer");
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Kernel {
     }
 
     fn lacks(&self, what: &'static str) -> Error {
-        Error::Lacks { overlay: self.overlay, what }
+        Error::Lacks { overlay: self.overlay, what: what.to_owned() }
     }
 
     fn no_process(&self) -> Error {

@@ -20,6 +20,7 @@ use super::{Attachment, Counters, Daemon, Error, Overlay, Site};
 use crate::wait;
 
 mod asked;
+mod flanneld;
 mod status;
 
 pub use asked::Asked;
@@ -49,7 +50,7 @@ impl Relay {
     }
 
     /// The overlay whose daemon is a flanneld with the UDP backend: it has the same flags and files, and can be asked
-    /// nothing. It counts as ready once it has written `subnet.env`; what it sends before it knows its peers is lost.
+    /// nothing. It counts as ready once it has written `subnet.env`, and its routes are those that its log tells of.
     pub fn flanneld(program: impl Into<PathBuf>) -> Self {
         Self { answers: false, ..Self::new(program) }
     }
@@ -87,6 +88,10 @@ impl Overlay for Relay {
         if self.answers { RELAY } else { FLANNELD }
     }
 
+    fn counts(&self) -> bool {
+        self.answers
+    }
+
     fn check_machine(&self) -> Result<(), Error> {
         let opened = File::options().read(true).write(true).open(TUN);
         opened.map(drop).map_err(|source| {
@@ -118,6 +123,8 @@ struct Running {
     node: String,
     child: Child,
     log: PathBuf,
+    /// Octets that the log had at its start: of those before it.
+    logged: usize,
     status: StatusClient,
     subnet_file: PathBuf,
     /// When the subnet file that it found at its start was written.
@@ -142,6 +149,7 @@ impl Running {
         let log = site.dir.join("relay.log");
         let log_file =
             File::options().create(true).append(true).open(&log).map_err(file("opening the daemon's log"))?;
+        let logged = log_file.metadata().map_err(file("opening the daemon's log"))?.len();
         let child = site
             .namespace
             .command(program)
@@ -164,7 +172,8 @@ impl Running {
             })?;
         let status = StatusClient::new(site.node, site.namespace.clone());
         let (node, answers) = (site.node.to_owned(), relay.answers);
-        Ok(Self { node, child, log, status, subnet_file, found, answers })
+        let logged = usize::try_from(logged).unwrap_or(usize::MAX);
+        Ok(Self { node, child, log, logged, status, subnet_file, found, answers })
     }
 
     async fn wait_ready(&mut self) -> Result<(), Error> {
@@ -188,6 +197,11 @@ impl Running {
         })
         .await;
         if let Some(status) = ended {
+            if let Some(flag) =
+                flanneld::unknown_flag(self.since_start(&self.log())).filter(|_| !self.answers)
+            {
+                self.expect_answers(&format!("flag --{flag}"))?;
+            }
             let trace = self.trace().into();
             return Err(Error::Exited { node: self.node.clone(), status, when: "while starting", trace });
         }
@@ -217,12 +231,17 @@ impl Running {
         Ok(Attachment { device, subnet: subnet.trunc(), mtu })
     }
 
+    /// What it has logged itself, of a log that others may have begun.
+    fn since_start<'a>(&self, log: &'a str) -> &'a str {
+        log.get(self.logged..).unwrap_or_default()
+    }
+
     fn query(&self, what: &str, why: &str) -> Error {
         Error::Query { node: self.node.clone(), what: what.to_owned(), why: why.to_owned() }
     }
 
-    fn expect_answers(&self, what: &'static str) -> Result<(), Error> {
-        if self.answers { Ok(()) } else { Err(Error::Lacks { overlay: FLANNELD, what }) }
+    fn expect_answers(&self, what: &str) -> Result<(), Error> {
+        if self.answers { Ok(()) } else { Err(Error::Lacks { overlay: FLANNELD, what: what.to_owned() }) }
     }
 
     /// Sends a signal, unless the daemon has ended: its pid may be another's then.
@@ -319,7 +338,9 @@ impl Daemon for Running {
 
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
         async move {
-            self.expect_answers("routes that it tells")?;
+            if !self.answers {
+                return Ok(flanneld::routes(self.since_start(&self.log())));
+            }
             let (code, body) = self.status.get("/routes").await?;
             if code != 200 {
                 return Err(self.query("/routes", &format!("it answered {code}")));
