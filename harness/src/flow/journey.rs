@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::hop::{Located, group};
 use super::judge::{judge, refusal};
 use super::sort::{DatagramId, claim, claim_malformed};
-use super::verdict::Ledger;
+use super::verdict::{Ledger, relay_after};
 use super::walk::{departure, walks};
 use super::{
     Answer, Dropped, End, Hop, IcmpSent, Map, Observation, Part, Place, Probe, Quoted, Sighting, Verdict,
@@ -117,6 +117,28 @@ impl Journey {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.is_unexplained() || !self.unattributed.is_empty() || !self.unseen.is_empty()
+    }
+
+    /// Accounts for every loss that nothing else does and that happened where a daemon had the packet: `what`.
+    pub fn blame_daemons(&mut self, what: &str) {
+        // A datagram that a fragment is missing of never reaches it.
+        let is_in_daemon = |last: Option<&Hop>| {
+            last.is_some_and(|last| relay_after(last).is_some() && !last.is_incomplete())
+        };
+        for flow in &mut self.flows {
+            let own = std::iter::once((&mut flow.end, flow.hops.last()));
+            let copies = flow.branches.iter_mut().map(|branch| (&mut branch.end, branch.hops.last()));
+            for (end, last) in own.chain(copies) {
+                if let End::Open { fault: fault @ None } = end
+                    && is_in_daemon(last)
+                {
+                    *fault = Some(what.to_owned());
+                }
+            }
+            if let (End::Open { fault }, Verdict::Lost { fault: told, .. }) = (&flow.end, &mut flow.verdict) {
+                told.clone_from(fault);
+            }
+        }
     }
 
     /// The probe's own flow.

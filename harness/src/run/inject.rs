@@ -228,6 +228,7 @@ impl Runner<'_> {
             answers: Vec::new(),
             received: listener.as_ref().map(|_| 0),
         };
+        let settled_within = self.patience(SETTLED_WITHIN);
         let start = Instant::now();
         let mut explained = None;
         loop {
@@ -246,10 +247,11 @@ impl Runner<'_> {
             let seen = Some((observation.frames.len(), observation.dropped.clone()));
             // What is left over may still be accounted for by what is to come.
             if !journey.is_open() && (explained == seen || ended_in_relay(&journey))
-                || start.elapsed() > SETTLED_WITHIN
+                || start.elapsed() > settled_within
             {
                 let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
                 journey.unattributed.retain(|drop| drop.place != Place::Kernel);
+                self.blame(&mut journey);
                 self.judge(&journey);
                 return Ok(journey);
             }

@@ -16,6 +16,8 @@ use crate::probe::{Listener, Sender, Shot, ShotKind};
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// The same while something is broken on purpose, and silence is likely what the case is about.
 const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
+/// The same where daemons count nothing: for what a kernel may yet say of a datagram that a fragment is missing of.
+const ANSWERED_WITHOUT_COUNTS: Duration = Duration::from_secs(2);
 /// How long to wait for an answer before the daemons are asked whether they dropped it.
 pub(super) const LOOK_AFTER: Duration = Duration::from_millis(10);
 
@@ -37,6 +39,7 @@ impl Runner<'_> {
         }
         let mut journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering);
         journey.unattributed.retain(|drop| drop.place != Place::Kernel);
+        self.blame(&mut journey);
         self.judge(&journey);
         Ok(journey)
     }
@@ -145,7 +148,20 @@ impl Runner<'_> {
 
     /// How long an answer is waited for now.
     pub(super) fn answered_within(&self) -> Duration {
-        if self.faults().is_empty() { ANSWERED_WITHIN } else { ANSWERED_WITHIN_A_FAULT }
+        if self.faults().is_empty() { self.patience(ANSWERED_WITHIN) } else { ANSWERED_WITHIN_A_FAULT }
+    }
+
+    /// How long silence is waited for that would otherwise take `usual`: where no daemon tells of what it drops, silence is
+    /// all that there is, and fails no case.
+    pub(super) fn patience(&self, usual: Duration) -> Duration {
+        if self.lab.counts_nothing().is_some() { usual.min(ANSWERED_WITHOUT_COUNTS) } else { usual }
+    }
+
+    /// Accounts for what was lost in a daemon that counts nothing.
+    pub(super) fn blame(&self, journey: &mut Journey) {
+        if let Some(overlay) = self.lab.counts_nothing() {
+            journey.blame_daemons(&format!("{overlay} counts no losses"));
+        }
     }
 
     /// Whether a daemon has dropped something since the lab was last quiet, and sent no ICMP error about it that

@@ -296,7 +296,9 @@ impl Runner<'_> {
         let faults = self.faults_met(&frames);
         let observation =
             Observation { faults, frames, dropped, icmp_sent: Vec::new(), answers, received, probe };
-        pool.account_for(&self.map, observation, &self.numbering)
+        let mut journey = pool.account_for(&self.map, observation, &self.numbering);
+        self.blame(&mut journey);
+        journey
     }
 
     /// Shows which paths the stream took, and judges its losses.

@@ -219,6 +219,26 @@ fn a_loss_without_a_cause_is_unexplained() {
 }
 
 #[test]
+fn a_daemon_that_counts_nothing_is_to_blame_for_what_it_had_last_and_for_nothing_else() {
+    let ping = ping(64, 56);
+    let sent = Recording::of(probe(64, 56)).seen("c1 eth0 >", &ping).seen("a cni0 <", &ping);
+    let read = sent.clone().seen("a flannel0 >", &ping.clone().ttl(63));
+    let on_underlay = read.clone().tunnelled("a eth0 >", A, B, &ping.clone().ttl(62));
+    let received = on_underlay.clone().tunnelled("b eth0 <", A, B, &ping.clone().ttl(62));
+    let verdict = |recording: &Recording| {
+        let mut journey = recording.journey();
+        journey.blame_daemons("it counts no losses");
+        (journey.request().unwrap().verdict.to_string(), journey.is_open())
+    };
+    let blamed = |after: &str| (format!("lost after {after}: it counts no losses"), false);
+    let unexplained = |after: &str| (format!("lost after {after}: unexplained"), true);
+    assert_eq!(verdict(&sent), unexplained("a cni0 <"));
+    assert_eq!(verdict(&read), blamed("a flannel0 >"));
+    assert_eq!(verdict(&on_underlay), unexplained("a eth0 >"));
+    assert_eq!(verdict(&received), blamed("b eth0 <"));
+}
+
+#[test]
 fn a_cut_explains_what_is_lost_between_the_hosts_that_it_parts_and_nothing_else() {
     let cut = |from: &str, to: &str| Fault {
         host: from.to_owned(),
