@@ -23,6 +23,8 @@ pub enum Verdict {
     Failed(String),
     /// The overlay is another than relay, and nothing is wrong in itself: what it does otherwise than relay's snapshot says.
     Differs(String),
+    /// The overlay is another than relay, and does not have what the case asks for: what.
+    Unfit(String),
     /// The file does not describe a case: why.
     Invalid(String),
     /// The recording was incomplete twice, and proves nothing.
@@ -200,7 +202,16 @@ async fn judge(
         ));
     }
     let mut findings = runner.problems().to_vec();
-    findings.extend(report::unprovoked(runner, case));
+    if overlay == RELAY {
+        findings.extend(report::unprovoked(runner, case));
+    }
+    if let Some(error) = error.as_ref().filter(|error| error.is_lack())
+        && findings.is_empty()
+        && overlay != RELAY
+    {
+        report::discard(on_failure.reports);
+        return Verdict::Unfit(error.to_string());
+    }
     let mut expected = None;
     let mut pending = None;
     let sound = findings.is_empty() && error.is_none();

@@ -198,6 +198,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the overlay does not have what was asked for.
+    #[must_use]
+    pub fn is_lack(&self) -> bool {
+        matches!(self, Self::Overlay(overlay::Error::Lacks { .. }))
+    }
+}
+
 impl From<crate::netlink::Error> for Error {
     fn from(error: crate::netlink::Error) -> Self {
         Self::Host(error.into())

@@ -63,7 +63,9 @@ fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Tr
         let outcome = case::execute(&workshop, &found, on_failure, |_| {});
         match outcome.verdict {
             Verdict::Passed => Ok(()),
-            Verdict::Failed(why) | Verdict::Differs(why) | Verdict::Invalid(why) => Err(Failed::from(why)),
+            Verdict::Failed(why) | Verdict::Differs(why) | Verdict::Unfit(why) | Verdict::Invalid(why) => {
+                Err(Failed::from(why))
+            }
             Verdict::Inconclusive(why) => Err(Failed::from(format!("inconclusive: {why}"))),
         }
     })

@@ -104,7 +104,27 @@ pub enum StepError {
     },
 }
 
+impl Error {
+    /// Whether the case asks for something that the overlay does not have.
+    #[must_use]
+    pub fn is_lack(&self) -> bool {
+        match self {
+            Self::Build(source) => source.is_lack(),
+            Self::Step { source, .. } => source.is_lack(),
+            Self::Endless { .. } => false,
+        }
+    }
+}
+
 impl StepError {
+    fn is_lack(&self) -> bool {
+        match self {
+            Self::Lab(source) => source.is_lack(),
+            Self::Branch { source, .. } => source.is_lack(),
+            Self::Probe(_) | Self::Word { .. } => false,
+        }
+    }
+
     /// Whether a daemon could not be asked.
     fn is_about_a_query(&self) -> bool {
         match self {

@@ -70,7 +70,7 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
     });
     match outcome.verdict {
         Verdict::Passed | Verdict::Differs(_) => {}
-        Verdict::Failed(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
+        Verdict::Failed(why) | Verdict::Unfit(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
             say!("\n{}", why.trim_end());
             // What has just been named is to be looked at.
             let _ = directory.keep();

@@ -188,6 +188,7 @@ impl Screen {
             Verdict::Differs(_) => {
                 "differs".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
             }
+            Verdict::Unfit(_) => "unfit".if_supports_color(Stream::Stdout, |text| text.dimmed()).to_string(),
             Verdict::Invalid(_) => "INVALID".if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
             Verdict::Inconclusive(_) => {
                 "INCONCLUSIVE".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
@@ -203,6 +204,7 @@ impl Screen {
             Verdict::Passed => {}
             Verdict::Failed(why)
             | Verdict::Differs(why)
+            | Verdict::Unfit(why)
             | Verdict::Invalid(why)
             | Verdict::Inconclusive(why) => {
                 say!("{}", indent(&coloured(why)));
@@ -228,8 +230,9 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
     let passed = count(|verdict| matches!(verdict, Verdict::Passed));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let different = count(|verdict| matches!(verdict, Verdict::Differs(_)));
-    let failed = all.len() - passed - inconclusive - different;
-    let bad = failed + inconclusive + different + varied;
+    let unfit = count(|verdict| matches!(verdict, Verdict::Unfit(_)));
+    let failed = all.len() - passed - inconclusive - different - unfit;
+    let bad = failed + inconclusive + different + unfit + varied;
     if all.len() > SLOWEST * 2 {
         let mut slowest: Vec<&Ended> = all.iter().collect();
         slowest.sort_by_key(|case| std::cmp::Reverse(case.took));
@@ -249,6 +252,9 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
     let mut line = format!("{passed} passed, {failed} failed");
     if different > 0 {
         line += &format!(", {different} different from relay");
+    }
+    if unfit > 0 {
+        line += &format!(", {unfit} that ask for what it does not have");
     }
     if inconclusive > 0 {
         line += &format!(", {inconclusive} inconclusive");

@@ -62,6 +62,7 @@ impl Runner<'_> {
         let found: Vec<&str> = log.lines().filter(|line| line.contains(expect.contains.as_str())).collect();
         let right = expect.lines.map_or(!found.is_empty(), |lines| found.len() == usize::from(lines));
         if !right {
+            self.lab.expect_own_words()?;
             let expected = expect.lines.map_or("one or more".to_owned(), |lines| lines.to_string());
             let (node, text, count) = (&expect.node, expect.contains.as_str(), found.len());
             self.problem(format!(
