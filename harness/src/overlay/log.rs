@@ -54,8 +54,19 @@ pub(super) fn end(log: &str) -> String {
     text
 }
 
-/// `INFO`, if that is a line's level: tracing's format has it after the time.
+/// `INFO`, if that is a line's level: tracing's format has it after the time, and klog's, which is flanneld's, begins with
+/// its letter and the date.
 fn level(line: &str) -> Option<&str> {
+    if let Some([letter, month_and_day @ .., b' ']) = line.as_bytes().get(..6)
+        && month_and_day.iter().all(u8::is_ascii_digit)
+    {
+        match letter {
+            // At every start it warns of what it is told on purpose: that etcd is without TLS.
+            b'I' | b'W' => return Some("INFO"),
+            b'E' | b'F' => return Some("ERROR"),
+            _ => {}
+        }
+    }
     let is_level = |word: &&str| matches!(*word, "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR");
     line.split_whitespace().take(3).find(is_level)
 }
@@ -77,6 +88,14 @@ mod tests {
         ));
         assert!(is_trouble("thread 'main' panicked at src/main.rs:3:5:"));
         assert!(!is_trouble("2026-11-27T17:17:45.726339Z  INFO relay: a word such as ERROR"));
+    }
+
+    #[test]
+    fn levels_are_read_from_flannelds_log_too() {
+        assert!(is_error("E1128 08:20:10.172734   30145 main.go:149] Can't set the flag"));
+        assert!(!is_trouble("W1128 08:21:08.945815    8746 registry.go:84] no certificate provided"));
+        assert!(!is_trouble("I1128 08:21:08.948848    8746 main.go:251] Installing signal handlers"));
+        assert!(!is_trouble("Ecards 08:21:08"));
     }
 
     #[test]
