@@ -40,7 +40,8 @@ pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Re
             Ok(Some(what)) => {
                 tracing::warn!(device = name, missing = what, "putting back what something else removed");
                 if let Err(error) = device::configure(&watch.handle, &name, config).await {
-                    tracing::error!(%error, "device not restored");
+                    tracing::error!(%error, "device not restored; trying again");
+                    watch.look_again();
                 }
             }
             Err(error) => {

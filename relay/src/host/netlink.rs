@@ -7,7 +7,11 @@
 use std::{io, thread, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
-use rtnetlink::{Handle, MulticastGroup, packet_core::NetlinkMessage, packet_route::RouteNetlinkMessage};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::RouteNetlinkMessage,
+};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -17,7 +21,7 @@ use tokio::{
 /// Between a change and the look at its outcome: what is replaced is often replaced in two steps. It also keeps a quarrel with
 /// another program slow.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Between two looks without a change: the kernel drops notices that a full socket has no room for.
+/// Between two looks without a change, should a notice be lost that nothing tells of.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// What the kernel tells of a change.
@@ -48,7 +52,7 @@ impl Watch {
         loop {
             tokio::select! {
                 notice = self.notices.next() => match notice {
-                    Some(notice) if concerns(&notice) => {
+                    Some(notice) if is_overrun(&notice) || concerns(&notice) => {
                         sleep(SETTLE).await;
                         break;
                     }
@@ -97,6 +101,11 @@ pub async fn connect(groups: &'static [MulticastGroup]) -> io::Result<(Handle, B
     let (handle, notices) =
         connected.await.unwrap_or_else(|_| Err(io::Error::other("the thread for netlink has ended")))?;
     Ok((handle, notices.map(|(notice, _)| notice).boxed()))
+}
+
+/// Whether notices were lost, the socket having had no room for more.
+fn is_overrun(notice: &Notice) -> bool {
+    matches!(notice.payload, NetlinkPayload::Overrun(_))
 }
 
 fn runtime() -> io::Result<Runtime> {
