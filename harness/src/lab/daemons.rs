@@ -32,7 +32,7 @@ impl Lab {
 
     /// All that the daemons on a node have logged, those that ended too.
     pub fn log(&self, node: &str) -> String {
-        std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
+        overlay::log::read(&self.log_path(node))
     }
 
     /// Octets of that log.

@@ -1,13 +1,36 @@
 //! Which lines of a daemon's log tell most.
 
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
 /// Of the end of a log, how many lines of what the daemon did are shown.
 const NOTES: usize = 12;
 /// And how many of what went wrong.
 const TROUBLE: usize = 8;
 
+/// What a log has, octet for octet; `?` stands for each that is no UTF-8. One that is not there yet is empty, and one that
+/// cannot be read says so as an error.
+pub fn read(path: &Path) -> String {
+    match fs::read(path) {
+        Ok(octets) => text(&octets),
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => format!("0  ERROR reading {}: {error}\n", path.display()),
+    }
+}
+
+fn text(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len());
+    for chunk in octets.utf8_chunks() {
+        text += chunk.valid();
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text
+}
+
 /// Whether a line is more than a note of what the daemon does.
 pub fn is_trouble(line: &str) -> bool {
-    matches!(level(line), Some("WARN" | "ERROR")) || line.contains("panicked")
+    matches!(level(line), Some("WARN" | "ERROR")) || is_panic(line)
 }
 
 /// Whether a line says that the daemon could not do what it is there for.
@@ -15,9 +38,10 @@ pub fn is_error(line: &str) -> bool {
     level(line) == Some("ERROR") || is_panic(line)
 }
 
-/// Whether a line is the first of a panic's message.
+/// Whether a line is the first of a panic's message, or of what Rust says when it gives up.
 pub fn is_panic(line: &str) -> bool {
-    line.contains("panicked at ")
+    (line.starts_with("thread '") && line.contains(" panicked at "))
+        || line.starts_with("fatal runtime error")
 }
 
 /// The end of a log: the last lines of what the daemon did and the last of what went wrong, in their order, so that a
@@ -88,6 +112,23 @@ mod tests {
         ));
         assert!(is_trouble("thread 'main' panicked at src/main.rs:3:5:"));
         assert!(!is_trouble("2026-11-27T17:17:45.726339Z  INFO relay: a word such as ERROR"));
+    }
+
+    #[test]
+    fn a_log_is_read_to_its_end_whatever_is_in_it() {
+        let octets = [b"one \xff\xfe two\n".as_slice(), "3 ERROR \u{e4}\n".as_bytes()].concat();
+        let text = text(&octets);
+        assert_eq!(text, "one ?? two\n3 ERROR \u{e4}\n");
+        assert_eq!(text.len(), octets.len());
+        assert_eq!(read(Path::new("/nowhere")), "");
+        assert!(is_error(&read(Path::new("/"))), "a directory, which has no text");
+    }
+
+    #[test]
+    fn a_panic_is_told_from_a_line_that_has_the_word() {
+        assert!(is_panic("thread 'relay-outbound' (7261) panicked at relay/src/datapath/runs.rs:77:28:"));
+        assert!(is_panic("fatal runtime error: stack overflow"));
+        assert!(!is_panic("t0  WARN relay: registry entry skipped value=panicked at "));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::status::{STATUS, StatusClient};
-use super::{Attachment, Counters, Daemon, Error, Overlay, Site};
+use super::{Attachment, Counters, Daemon, Error, Overlay, Site, log};
 use crate::wait;
 
 mod asked;
@@ -385,7 +385,7 @@ impl Daemon for Running {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        log::read(&self.log)
     }
 
     fn subnet_file(&self) -> Option<String> {

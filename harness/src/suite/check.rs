@@ -25,6 +25,8 @@ mod registry;
 mod shape;
 mod stream;
 
+/// How every line begins, after the time, that a relay logs as an error.
+const EVERY_ERROR: &str = "ERROR relay::";
 /// A matrix of more rows is read by nobody.
 const MAX_SWEEP: usize = 256;
 /// How deep steps may stand within steps: each takes a good part of the stack.
@@ -64,12 +66,12 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
             "say in a sentence what the case shows",
         );
     }
-    for part in file.provokes.iter().filter(|part| part.trim().is_empty()) {
+    for part in file.provokes.iter().filter(|part| EVERY_ERROR.contains(part.trim())) {
         check.mistake(
             part,
             "every error has this in it".to_owned(),
-            "empty",
-            "write what stands in the error",
+            "excuses all",
+            "write what the error says",
         );
     }
     check.flags(&file.lab.flags);
@@ -250,6 +252,7 @@ impl Check<'_> {
             }
             Step::ExpectLog(expect) => {
                 self.node(&expect.node);
+                self.says_something(&expect.contains, "contains");
             }
             Step::WaitRoute(wait) => {
                 self.subnet(&wait.to);
@@ -310,9 +313,22 @@ impl Check<'_> {
                 self.mistake(&exec.command, message, "not words", "close its quotes");
             }
         }
+        for (text, key) in [(&exec.until, "until"), (&exec.until_gone, "until-gone")] {
+            if let Some(text) = text {
+                self.says_something(text, key);
+            }
+        }
         if let (Some(until), Some(_)) = (&exec.until, &exec.until_gone) {
             let message = "a step has `until` or `until-gone`, not both".to_owned();
             self.mistake(until, message, "has both", "take one of them out");
+        }
+    }
+
+    /// Checks a text that is to be found in another.
+    fn says_something(&mut self, text: &Text, key: &str) {
+        if text.is_empty() {
+            let message = format!("`{key}` is empty, which every text has in it");
+            self.mistake(text, message, "empty", "write what is looked for");
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) struct File {
     /// Where the case comes from: a test of another project, a section of an RFC, a bug report.
     pub(super) source: Option<Text>,
     /// Parts of the errors that the case provokes: `["lease not written"]`. Any other line of level ERROR in a daemon's log
-    /// fails the case, if no `expect-log` looks for it; a panic always does.
+    /// fails the case; a panic always does.
     #[serde(default)]
     pub(super) provokes: Vec<Text>,
     /// The nodes, containers and etcd members. Left out: two nodes, `a` and `b`, with a container each.
