@@ -121,10 +121,11 @@ impl Journey {
 
     /// Accounts for every loss that nothing else does and that happened where a daemon had the packet: `what`.
     pub fn blame_daemons(&mut self, what: &str) {
-        // A datagram that a fragment is missing of never reaches it.
-        let is_in_daemon = |last: Option<&Hop>| {
-            last.is_some_and(|last| relay_after(last).is_some() && !last.is_incomplete())
-        };
+        // A datagram that a fragment is missing of never reaches it; fragments of packets do, one by one.
+        let is_cut = |hop: &Hop| hop.sightings.iter().any(|sighting| sighting.packet.fragment.is_some());
+        let kept = |hop: &Hop| hop.encapsulated() && is_cut(hop) && hop.is_incomplete();
+        let is_in_daemon =
+            |last: Option<&Hop>| last.is_some_and(|last| relay_after(last).is_some() && !kept(last));
         for flow in &mut self.flows {
             let own = std::iter::once((&mut flow.end, flow.hops.last()));
             let copies = flow.branches.iter_mut().map(|branch| (&mut branch.end, branch.hops.last()));

@@ -236,6 +236,12 @@ fn a_daemon_that_counts_nothing_is_to_blame_for_what_it_had_last_and_for_nothing
     assert_eq!(verdict(&read), blamed("a flannel0 >"));
     assert_eq!(verdict(&on_underlay), unexplained("a eth0 >"));
     assert_eq!(verdict(&received), blamed("b eth0 <"));
+
+    let part = &ping.clone().id(9).fragments(40)[0];
+    assert_eq!(verdict(&sent.clone().seen("a flannel0 >", part)), blamed("a flannel0 >"));
+    let datagram = Build::udp((A, PORT), (B, PORT), &ping.octets()).id(4);
+    let first = &datagram.fragments(64)[0];
+    assert_eq!(verdict(&on_underlay.seen("b eth0 <", first)), unexplained("b eth0 <"));
 }
 
 #[test]
