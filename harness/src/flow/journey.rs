@@ -160,15 +160,40 @@ impl Journey {
             // A relay may hand its error to the kernel by a raw socket; its counter tells whose it was.
             if let (Part::Error { kind, .. }, Some(origin)) = (draft.part, &mut draft.origin)
                 && discount(&mut unseen, &origin.host, kind)
-                && origin.place == Place::Kernel
             {
-                origin.place = Place::RelayOutbound;
+                if origin.place == Place::Kernel {
+                    origin.place = Place::RelayOutbound;
+                }
+                // What begins where the first did was made for a copy of the packet.
+                let again = |copy: &&Vec<Hop>| {
+                    copy.first()
+                        .zip(draft.hops.first())
+                        .is_some_and(|(copy, own)| copy.passes_same_point(own))
+                };
+                for _ in draft.copies.iter().filter(again) {
+                    discount(&mut unseen, &origin.host, kind);
+                }
             }
             flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
         }
-        let refusals: Vec<Option<End>> = flows.iter().map(|flow| refusal(&flows, flow)).collect();
-        for (flow, refusal) in flows.iter_mut().zip(refusals) {
-            flow.end = refusal.unwrap_or_else(|| flow.end.clone());
+        let refused = |number, hops: &[Hop], end: &End| {
+            refusal(&flows, number, hops.last(), end).unwrap_or_else(|| end.clone())
+        };
+        let ends: Vec<(End, Vec<End>)> = flows
+            .iter()
+            .map(|Flow { number, hops, end, branches, .. }| {
+                let copies = branches.iter().map(|copy| match copy.end {
+                    End::Open { .. } => refused(*number, &copy.hops, &copy.end),
+                    _ => copy.end.clone(),
+                });
+                (refused(*number, hops, end), copies.collect())
+            })
+            .collect();
+        for (flow, (end, copies)) in flows.iter_mut().zip(ends) {
+            flow.end = end;
+            for (copy, end) in flow.branches.iter_mut().zip(copies) {
+                copy.end = end;
+            }
         }
         let verdicts: Vec<Verdict> = flows.iter().map(|flow| judge(map, observation, &flows, flow)).collect();
         for (flow, verdict) in flows.iter_mut().zip(verdicts) {

@@ -116,14 +116,14 @@ fn is_about_tunnel(error: &Flow) -> bool {
     })
 }
 
-/// The end of a flow at the host that made an error about it, where no drop was counted.
-pub(super) fn refusal(flows: &[Flow], flow: &Flow) -> Option<End> {
-    let last = flow.hops.last()?;
+/// The end of a flow, or of a copy of it, at the host that made an error about it, where no drop was counted.
+pub(super) fn refusal(flows: &[Flow], number: u32, last: Option<&Hop>, end: &End) -> Option<End> {
+    let last = last?;
     let made_there = |error: &&Flow| {
-        error.about == Some(flow.number)
+        error.about == Some(number)
             && error.origin.as_ref().is_some_and(|origin| origin.host == last.point.host)
     };
-    match (flows.iter().find(made_there)?, &flow.end) {
+    match (flows.iter().find(made_there)?, end) {
         (_, End::Dropped { .. }) => None,
         (Flow { part: Part::Error { kind, .. }, origin: Some(Origin { host, place }), .. }, _) => {
             Some(End::Refused { host: host.clone(), place: *place, kind: *kind })

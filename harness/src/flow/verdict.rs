@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::walk::is_for_neighbour;
 use super::{Dropped, Fault, FaultPlace, Hop, Map, Observation, Place};
 use crate::capture::frame::{Cast, Direction, Role};
+use crate::packet::Ipv4;
 use crate::packet::icmp::Kind;
 
 /// How a flow ended.
@@ -146,20 +147,25 @@ pub enum End {
 pub(super) struct Ledger<'a> {
     pub(super) dropped: Vec<Dropped>,
     faults: &'a [Fault],
+    /// The host that sent the probe.
+    from: &'a str,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(observation: &'a Observation) -> Self {
         let dropped = observation.dropped.iter().filter(|drop| drop.count > 0).cloned().collect();
-        Self { dropped, faults: &observation.faults }
+        Self { dropped, faults: &observation.faults, from: &observation.probe.from }
     }
 
     /// The end of a way whose last sighting is `last`. Takes the drop that accounts for it off the ledger.
     pub(super) fn settle(&mut self, map: &Map, last: Option<&Hop>) -> End {
         let Some((last, packet)) = last.and_then(|last| Some((last, last.first()?))) else {
-            let mut anywhere =
-                self.faults.iter().filter(|fault| !matches!(fault.place, FaultPlace::Toward(_)));
-            return End::Open { fault: anywhere.next().map(|fault| fault.what.clone()) };
+            // It did not get out of the host that sent it, so nothing further on is to blame.
+            let mut own = self
+                .faults
+                .iter()
+                .filter(|fault| fault.host == self.from && !matches!(fault.place, FaultPlace::Toward(_)));
+            return End::Open { fault: own.next().map(|fault| fault.what.clone()) };
         };
         let host = last.point.host.as_str();
         let ignored = |reason: &str| End::Dropped {
@@ -218,22 +224,23 @@ impl<'a> Ledger<'a> {
 
     /// What a shaper dropped on the way from this hop, or of the fragments that were to pass it.
     fn shaped(&mut self, map: &Map, last: &Hop) -> Option<(String, String)> {
-        let dropped_here = match (last.point.role, last.direction) {
-            (Role::Underlay, Direction::Out) => true,
-            (Role::Underlay, Direction::In) => last.is_incomplete(),
-            _ => false,
-        };
-        if !dropped_here {
+        // A fragment may be missing since any shaper that the packet passed.
+        let incomplete = last.is_incomplete();
+        if !incomplete && (last.point.role, last.direction) != (Role::Underlay, Direction::Out) {
             return None;
         }
         let sender =
             last.first().and_then(|packet| map.host_of(packet.source)).unwrap_or_default().to_owned();
         let ahead = self.ahead(map, last).map(|host| host.unwrap_or_default().to_owned());
+        let passed = self.dropped.iter().filter(|drop| incomplete && drop.place == Place::Shaper);
+        let passed: Vec<String> = passed.map(|drop| drop.host.clone()).collect();
         let (host, reason) = [&sender, &ahead[0], &ahead[1]]
             .into_iter()
+            .chain(&passed)
             .find_map(|host| Some((host.clone(), self.take(host, Place::Shaper, last)?)))?;
         // Each fragment is dropped by itself, and the packet is lost once.
-        if last.first().is_some_and(|packet| packet.fragment.is_some()) {
+        let is_fragment = |packet: &Ipv4| packet.fragment.is_some() || packet.innermost().fragment.is_some();
+        if last.first().is_some_and(is_fragment) {
             self.dropped
                 .retain(|drop| drop.place != Place::Shaper || drop.reason != reason || drop.host != host);
         }
@@ -266,12 +273,14 @@ impl<'a> Ledger<'a> {
         self.faults.iter().find(explains).map(|fault| fault.what.clone())
     }
 
-    /// Takes one drop of a place, of the reason that fits best: about TTLs only when the TTL is used up.
+    /// Takes the drop of a packet off a place's, of the reason that fits best: about TTLs only when the TTL is used up. Of a
+    /// packet in fragments each is dropped by itself.
     fn take(&mut self, host: &str, place: Place, last: &Hop) -> Option<String> {
         let expired = last.inner().is_some_and(|packet| packet.ttl <= 1);
         let of_place = self.dropped.iter_mut().filter(|drop| drop.host == host && drop.place == place);
         let best = of_place.min_by_key(|drop| drop.reason.contains("ttl") != expired)?;
-        best.count -= 1;
+        let pieces = u64::try_from(last.inner_lengths().len()).unwrap_or(1).max(1);
+        best.count -= best.count.min(pieces);
         let reason = best.reason.clone();
         self.dropped.retain(|drop| drop.count > 0);
         Some(reason)
