@@ -184,8 +184,14 @@ impl Recording {
     }
 
     pub(super) fn dropped(mut self, host: &str, place: Place, reason: &str) -> Self {
-        let (host, reason) = (host.to_owned(), reason.to_owned());
-        self.observation.dropped.push(Dropped { host, place, reason, count: 1 });
+        let is_it = |drop: &&mut Dropped| drop.host == host && drop.place == place && drop.reason == reason;
+        match self.observation.dropped.iter_mut().find(is_it) {
+            Some(drop) => drop.count += 1,
+            None => {
+                let (host, reason) = (host.to_owned(), reason.to_owned());
+                self.observation.dropped.push(Dropped { host, place, reason, count: 1 });
+            }
+        }
         self
     }
 

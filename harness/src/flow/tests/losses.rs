@@ -285,6 +285,32 @@ fn a_probe_that_nobody_saw_is_told_by_what_it_was() {
 }
 
 #[test]
+fn what_never_left_its_sender_is_lost_by_a_fault_of_the_senders_own() {
+    let mut recording = Recording::of(probe(64, 56));
+    for (host, told) in [("b", "unexplained"), ("a", "unexplained"), ("c1", "broken")] {
+        let fault = Fault { host: host.to_owned(), place: FaultPlace::Host, what: "broken".to_owned() };
+        recording.observation.faults.push(fault);
+        let ladder = recording.ladder();
+        assert!(ladder.ends_with(&format!("=> lost before it was seen: {told}\n")), "{host}: {ladder}");
+    }
+}
+
+#[test]
+fn of_a_packet_in_fragments_as_many_are_dropped_as_there_are() {
+    let parts = ping(2, 2000).id(9).fragments(1448);
+    let sent = parts.iter().fold(Recording::of(probe(2, 2000)), |recording, part| {
+        let recording = recording.seen("c1 eth0 >", part).seen("a cni0 <", part);
+        recording.seen("a flannel0 >", &part.clone().ttl(1))
+    });
+    let dropped = |times: usize| {
+        (0..times)
+            .fold(sent.clone(), |recording, _| recording.dropped("a", Place::RelayOutbound, "ttl-expired"))
+    };
+    assert!(!dropped(2).journey().is_open());
+    assert_eq!(dropped(3).journey().unattributed.len(), 1, "no fragment is left for the third");
+}
+
+#[test]
 fn a_reply_that_does_not_come_back_leaves_the_request_delivered() {
     let pong = pong(64, 56);
     let recording = Recording::of(probe(64, 56))
