@@ -94,10 +94,10 @@ pub enum StepError {
         /// The word.
         word: String,
     },
-    /// A step of a branch.
+    /// A step that it has in it.
     #[error("{place}: {source}")]
-    Branch {
-        /// Which branch, from 1, and which of its steps, by title.
+    Within {
+        /// Which: by its title, and that of a branch by the branch's number, from 1.
         place: String,
         /// What went wrong.
         source: Box<StepError>,
@@ -120,7 +120,7 @@ impl StepError {
     fn is_lack(&self) -> bool {
         match self {
             Self::Lab(source) => source.is_lack(),
-            Self::Branch { source, .. } => source.is_lack(),
+            Self::Within { source, .. } => source.is_lack(),
             Self::Probe(_) | Self::Word { .. } => false,
         }
     }
@@ -129,7 +129,7 @@ impl StepError {
     fn is_about_a_query(&self) -> bool {
         match self {
             Self::Lab(lab::Error::Overlay(overlay::Error::Query { .. })) => true,
-            Self::Branch { source, .. } => source.is_about_a_query(),
+            Self::Within { source, .. } => source.is_about_a_query(),
             _ => false,
         }
     }
@@ -156,7 +156,7 @@ pub struct Runner<'a> {
     down: Vec<String>,
     /// Whether a stream flows, or several steps are under way at once, so that the lab is never quiet.
     streaming: bool,
-    /// The branch and the step of it that are under way, or judged.
+    /// The step within the case's step that is under way, or judged, and its branch.
     within: Option<String>,
     /// Nodes whose relay a step has paused.
     paused: Vec<String>,

@@ -241,16 +241,31 @@ impl Host {
             }
         };
         let (printed, said) = (child.stdout.take(), child.stderr.take());
+        let mut ended = None;
         let end = async {
-            let ((), printed, said, status) = tokio::join!(feed, read(printed), read(said), child.wait());
-            Ok((status?, [printed?, said?].concat()))
+            let mut output = std::pin::pin!(async { tokio::join!(feed, read(printed), read(said)) });
+            let ((), printed, said) = tokio::select! {
+                output = &mut output => output,
+                status = child.wait() => {
+                    ended = Some(status?);
+                    output.await
+                }
+            };
+            Ok((child.wait().await?, [printed?, said?].concat()))
         };
-        let (status, printed) = tokio::time::timeout(within, end)
-            .await
-            .map_err(|_| {
-                self.program(words, format!("it still runs after {} ms", within.as_millis()), false)
-            })?
-            .map_err(failed)?;
+        let (status, printed) = match tokio::time::timeout(within, end).await {
+            Ok(end) => end.map_err(failed)?,
+            Err(_) => {
+                let after = within.as_millis();
+                let why = match ended {
+                    None => format!("it still runs after {after} ms"),
+                    Some(_) => format!(
+                        "it has ended, but what it started keeps its output open after {after} ms: have that print elsewhere"
+                    ),
+                };
+                return Err(self.program(words, why, false));
+            }
+        };
         if printed.len() > MOST_PRINTED {
             let why = format!("it printed more than {} MiB", MOST_PRINTED >> 20);
             return Err(self.program(words, why, false));

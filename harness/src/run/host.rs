@@ -1,12 +1,15 @@
 //! Steps that change a host, or look at it with its own tools.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Runner, StepError, indented};
 use crate::lab::INTERFACE;
 use crate::probe::Listener;
 use crate::suite::{Exec, Link, LinkState, Listen, Readdress};
 use crate::wait;
+
+/// For a try that begins when the time is all but over.
+const SHORTEST_TRY: Duration = Duration::from_millis(100);
 
 impl Runner<'_> {
     pub(super) async fn link(&mut self, link: &Link) -> Result<(), StepError> {
@@ -39,11 +42,16 @@ impl Runner<'_> {
         let awaited = format!("`{}` in {} to print what is awaited", exec.command, exec.host);
         let mut printed = String::new();
         let mut failed: Option<crate::lab::Error> = None;
+        let start = Instant::now();
+        let mut last = None;
         wait::until(&awaited, within, async || {
-            let output = match host.exec(&words, within).await {
-                Ok(output) => output,
+            let left = within.saturating_sub(start.elapsed()).max(SHORTEST_TRY);
+            let output = match (host.exec(&words, left).await, last.take()) {
+                (Ok(output), _) => output,
+                // The last of several tries was cut short: what the one before it printed says more.
+                (Err(_), Some(said)) if start.elapsed() >= within => return Err(said),
                 // What cannot be started, or does not end, is not tried again.
-                Err(error) => {
+                (Err(error), _) => {
                     failed = Some(error.into());
                     return Ok(());
                 }
@@ -59,6 +67,7 @@ impl Runner<'_> {
                 (None, Some(text)) => !found(text),
                 (None, None) => true,
             };
+            last = Some(said.clone());
             match output.status {
                 Some(status) if status == i32::from(exec.exit) && right => Ok(()),
                 Some(status) if status == i32::from(exec.exit) => Err(said),

@@ -327,7 +327,7 @@ impl Runner<'_> {
         let Some((number, at, source)) = block.failure.into_inner() else { return Ok(done) };
         let step = parallel.branches.get(number).and_then(|steps| steps.get(at));
         let place = step.map_or(String::new(), |step| place(number + 1, step));
-        Err(StepError::Branch { place, source: source.into() })
+        Err(StepError::Within { place, source: source.into() })
     }
 
     /// What is to be done for a step of a branch, as things are before any branch begins.

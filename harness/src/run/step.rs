@@ -243,7 +243,10 @@ impl Runner<'_> {
         let mut first = String::new();
         for round in 1..=repeat.times {
             self.numbering = numbering.clone();
-            self.inner(&repeat.steps).await?;
+            let rounds = format!("round {round}");
+            self.inner(&repeat.steps)
+                .await
+                .map_err(|source| StepError::Within { place: rounds, source: source.into() })?;
             let text = self.text.split_off(start);
             match round {
                 1 => first = text,
@@ -269,9 +272,19 @@ impl Runner<'_> {
             }
             self.begin_inner(step);
             self.line(format!("\n  $ {}", step.title()));
-            Box::pin(self.step(step)).await?;
+            self.do_inner(step).await?;
         }
         Ok(())
+    }
+
+    /// Does a step that another has in it, and names it where something is wrong.
+    pub(super) async fn do_inner(&mut self, step: &Step) -> Result<(), StepError> {
+        let place = format!("its `{}`", step.title());
+        let outer = self.within.clone();
+        self.within = Some(outer.as_ref().map_or(place.clone(), |outer| format!("{outer}, {place}")));
+        let done = Box::pin(self.step(step)).await;
+        self.within = outer;
+        done.map_err(|source| StepError::Within { place, source: source.into() })
     }
 
     async fn wait_route(&mut self, wait: &WaitRoute) -> Result<(), StepError> {

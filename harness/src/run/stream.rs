@@ -221,7 +221,7 @@ impl Runner<'_> {
         for step in &stream.during {
             self.begin_inner(step);
             self.line(format!("  $ {}", step.title()));
-            Box::pin(self.step(step)).await?;
+            self.do_inner(step).await?;
         }
         self.streaming = false;
         tokio::time::sleep(stream.lasts().saturating_sub(start.elapsed())).await;

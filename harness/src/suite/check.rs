@@ -181,6 +181,8 @@ impl Check<'_> {
             Step::PingAll(_) => self.ping_all(at),
             Step::Udp(udp) => {
                 self.way(&udp.from, &udp.to);
+                self.tunnel_port(udp.port, &udp.to);
+                self.tunnel_port(udp.source_port.unwrap_or(0), &udp.from);
                 self.probe(udp.probe(), at, false);
             }
             Step::Flood(flood) => self.flood(flood, at),
@@ -199,16 +201,21 @@ impl Check<'_> {
             Step::StartRelay(relay) => self.start_relay(relay),
             Step::StopRelay(relay) | Step::KillRelay(relay) | Step::WaitEnd(relay) => {
                 self.running(&relay.node);
+                if !matches!(step, Step::KillRelay(_)) {
+                    self.answering(&relay.node, "does not end");
+                }
                 self.relays.remove(relay.node.as_str());
                 self.paused.remove(relay.node.as_str());
             }
             Step::WaitReady(relay) => {
                 self.running(&relay.node);
+                self.answering(&relay.node, "does not answer");
             }
             Step::PauseRelay(relay) => self.pause(&relay.node, true),
             Step::ResumeRelay(relay) => self.pause(&relay.node, false),
             Step::ExpectMetric(expect) => {
                 self.running(&expect.node);
+                self.answering(&expect.node, "does not answer");
                 if expect.at_least.is_none() && expect.at_most.is_none() {
                     let message = "`expect-metric` expects nothing".to_owned();
                     self.mistake(
@@ -244,6 +251,9 @@ impl Check<'_> {
             }
             Step::Exec(exec) => self.exec(exec),
             Step::Listen(listen) => {
+                if self.relays.contains(listen.host.as_str()) {
+                    self.tunnel_port(listen.port, &listen.host);
+                }
                 if self.host(&listen.host) && !self.listened.insert((listen.host.to_string(), listen.port)) {
                     let message =
                         format!("{} listens on port {} already at this step", listen.host, listen.port);
@@ -260,6 +270,7 @@ impl Check<'_> {
                     self.owner(via);
                 }
                 self.running(&wait.node);
+                self.answering(&wait.node, "does not answer");
             }
             Step::SubnetFile(file) => {
                 self.node(&file.node);
@@ -354,6 +365,14 @@ impl Check<'_> {
         }
     }
 
+    /// Checks that a relay is not paused that is to do something.
+    fn answering(&mut self, node: &Text, what: &str) {
+        if self.paused.contains(node.as_str()) {
+            let message = format!("the relay on {node} is paused at this step, and {what}");
+            self.mistake(node, message, "paused", "put a `resume-relay` before this step");
+        }
+    }
+
     fn not_running(&mut self, node: &Text) {
         let message = format!("no relay runs on {node} at this step");
         let help = if self.topology.node(node).is_some_and(|node| node.starts) {
@@ -362,6 +381,15 @@ impl Check<'_> {
             "the lab's `started` leaves it out: put a `start-relay` before this step"
         };
         self.mistake(node, message, "not running", help);
+    }
+
+    /// Checks that a probe or a listener keeps clear of the tunnel's port, by which datagrams are known for packets in the
+    /// tunnel.
+    fn tunnel_port(&mut self, port: u16, host: &Text) {
+        if port == self.topology.port {
+            let help = "take another; `inject` sends datagrams to the tunnel";
+            self.mistake(host, format!("{port} is the tunnel's port"), "the tunnel's own", help);
+        }
     }
 
     /// Checks where a probe comes from and goes to.

@@ -567,6 +567,20 @@ fn what_is_paused_or_taken_already_is_told() {
     assert_eq!(steps("resume-relay.node = 'a'"), ["the relay on a is not paused at this step"]);
     let ended = format!("{pause}; kill-relay.node = 'a'; start-relay.node = 'a'; resume-relay.node = 'a'");
     assert_eq!(steps(&ended), ["the relay on a is not paused at this step"]);
+    for step in [
+        "stop-relay.node = 'a'",
+        "wait-end.node = 'a'",
+        "wait-route = { node = 'a', to = 'b' }",
+        "expect-metric = { node = 'a', metric = 'x', at-least = 1 }",
+    ] {
+        let told = steps(&format!("{pause}; {step}"));
+        assert!(
+            told[0].starts_with("the relay on a is paused at this step, and does not"),
+            "{step}: {told:?}"
+        );
+    }
+    assert_eq!(steps("udp = { from = 'c1', to = 'c2', port = 8285 }"), ["8285 is the tunnel's port"]);
+    assert_eq!(steps("listen = { host = 'b', port = 8285 }"), ["8285 is the tunnel's port"]);
     let listen = |host: &str, port: u16| format!("listen = {{ host = '{host}', port = {port} }}");
     let both = |one: String, other: String| steps(&format!("{one}; {other}"));
     assert_eq!(both(listen("c1", 7), listen("c1", 7)), ["c1 listens on port 7 already at this step"]);
