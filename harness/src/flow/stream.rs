@@ -3,7 +3,7 @@
 //! Requests and replies are told apart, because a change that falls between a request and its reply would else make
 //! a path that some runs have and others do not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::{Journey, Map, Part};
@@ -21,6 +21,8 @@ pub struct Summary {
     pub lost: usize,
     /// The verdicts of what did not arrive, with how often.
     pub causes: BTreeMap<String, usize>,
+    /// ICMP errors about probes of which nothing was lost, with who made them.
+    pub undeserved: BTreeSet<String>,
 }
 
 /// The paths of one direction.
@@ -87,11 +89,16 @@ impl Summary {
         let mut summary = Self { sent: journeys.len(), ..Self::default() };
         for journey in journeys {
             let mut lost = false;
+            let mut errors = Vec::new();
             for flow in &journey.flows {
                 let paths = match flow.part {
                     Part::Request => &mut summary.requests,
                     Part::Reply => &mut summary.replies,
-                    Part::Error { .. } => continue,
+                    Part::Error { kind, .. } => {
+                        let host = flow.origin.as_ref().map_or("nowhere", |origin| origin.host.as_str());
+                        errors.push(format!("{kind} from {host}"));
+                        continue;
+                    }
                 };
                 if flow.verdict.is_delivered() {
                     paths.took(flow.exemplar(map, &journey.probe));
@@ -101,6 +108,9 @@ impl Summary {
                 }
             }
             summary.lost += usize::from(lost);
+            if !lost {
+                summary.undeserved.extend(errors);
+            }
         }
         summary
     }
@@ -113,6 +123,9 @@ impl Summary {
         if !self.replies.epochs.is_empty() {
             text.push('\n');
             self.replies.write(&mut text, "replies");
+        }
+        for error in &self.undeserved {
+            let _ = writeln!(text, "\nabout pings that were not lost: {error}");
         }
         if losses {
             let _ = writeln!(text, "\nlost: {} of {}{}", self.lost, self.sent, self.causes_in_words());

@@ -185,15 +185,16 @@ impl Runner<'_> {
 
     /// A line of a traceroute, and whether it is the last.
     fn hop(&self, journey: &Journey, to: Ipv4Addr) -> (String, bool) {
-        match journey.answers.first() {
-            None => ("*".to_owned(), false),
-            Some(Answer::NotSent { why }) => (format!("not sent: {why}"), true),
-            Some(Answer::Reply { from, .. }) => (format!("{}  reply", self.map.label(*from)), true),
-            Some(Answer::Error { kind, from }) => {
+        let told = journey.answers.iter().map(|answer| match answer {
+            Answer::NotSent { why } => (format!("not sent: {why}"), true),
+            Answer::Reply { from, .. } => (format!("{}  reply", self.map.label(*from)), true),
+            Answer::Error { kind, from } => {
                 let text = format!("{}  {kind}", self.map.label(*from));
                 (text, *kind != Kind::TIME_EXCEEDED || *from == to)
             }
-        }
+        });
+        let (texts, last): (Vec<String>, Vec<bool>) = told.unzip();
+        if texts.is_empty() { ("*".to_owned(), false) } else { (texts.join(" and "), last[0]) }
     }
 
     async fn shoot(
