@@ -258,6 +258,9 @@ impl<'a> Runner<'a> {
 
     /// Why a step failed: that a daemon has ended by itself, if one has, and not what came of that.
     async fn cause_of(&mut self, error: StepError) -> StepError {
+        if error.is_lack() {
+            return error;
+        }
         let within = if error.is_about_a_query() { ENDS_WITHIN } else { Duration::ZERO };
         let ended =
             wait::until("a daemon to end by itself", within, async || match self.lab.expect_running() {
