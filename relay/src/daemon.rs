@@ -176,7 +176,9 @@ async fn start_and_watch<R: Registry>(
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
     let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
-    tasks.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
+    // Ends with this future, and so before the device goes.
+    let mut guards = JoinSet::new();
+    guards.spawn(guard_device(tun.name().to_owned(), device.subscribe()));
     let (filter, amiss) = install_filter(config.filter, &network, subnet).await?;
     let (filter_told, filter_amiss) = watch::channel(amiss);
     tasks.spawn(filter.keep(config.filter.resync, filter_told));

@@ -1,10 +1,15 @@
 //! Steps that are about a node's relay.
 
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use super::{Runner, StepError};
 use crate::suite::{ExpectLog, ExpectMetric, Outcome, StartRelay};
 use crate::topology::Node;
+use crate::wait;
+
+/// How long a daemon may take to log what it has done.
+const LOGGED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Runner<'_> {
     pub(super) async fn start_relay(&mut self, start: &StartRelay) -> Result<(), StepError> {
@@ -56,11 +61,19 @@ impl Runner<'_> {
         Ok(())
     }
 
-    pub(super) fn expect_log(&mut self, expect: &ExpectLog) -> Result<(), StepError> {
+    pub(super) async fn expect_log(&mut self, expect: &ExpectLog) -> Result<(), StepError> {
         self.lab.expect_logging()?;
-        let log = self.lab.log(&expect.node);
-        let found: Vec<&str> = log.lines().filter(|line| line.contains(expect.contains.as_str())).collect();
-        let right = expect.lines.map_or(!found.is_empty(), |lines| found.len() == usize::from(lines));
+        let has = |line: &&str| line.contains(expect.contains.as_str());
+        let least = expect.lines.map_or(1, usize::from);
+        // A daemon may log what it has done some time after others have seen it done.
+        let logged = wait::until("the lines", LOGGED_WITHIN, async || {
+            let log = self.lab.log(&expect.node);
+            if log.lines().filter(has).count() < least { Err(log) } else { Ok(log) }
+        });
+        let log = logged.await.unwrap_or_else(|vain| vain.last.unwrap_or_default());
+        let found: Vec<&str> = log.lines().filter(has).collect();
+        let right =
+            expect.lines.is_none_or(|lines| found.len() == usize::from(lines)) && found.len() >= least;
         if !right {
             self.lab.expect_own_words()?;
             let expected = expect.lines.map_or("one or more".to_owned(), |lines| lines.to_string());

@@ -72,7 +72,7 @@ impl Runner<'_> {
             Step::PauseRelay(relay) => self.pause_relay(&relay.node, true).boxed_local().await?,
             Step::ResumeRelay(relay) => self.pause_relay(&relay.node, false).boxed_local().await?,
             Step::Expect(expect) => self.expect(expect).boxed_local().await?,
-            Step::ExpectLog(expect) => self.expect_log(expect)?,
+            Step::ExpectLog(expect) => self.expect_log(expect).await?,
             Step::ExpectMetric(expect) => self.expect_metric(expect).boxed_local().await?,
             Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).boxed_local().await?,
             Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).boxed_local().await?,

@@ -116,7 +116,7 @@ pub enum Step {
     /// Does steps, and fails unless they keep within bounds of time, or counters grow as they are to meanwhile. What the
     /// steps show is shown; what was measured is not, but for a bound that was not kept.
     Expect(Expect),
-    /// Fails unless a relay's log has lines with a text in them.
+    /// Fails unless a relay's log has lines with a text in them, or gets them within 5 s.
     ExpectLog(ExpectLog),
     /// Fails unless a relay's metric has a value within bounds.
     ExpectMetric(ExpectMetric),

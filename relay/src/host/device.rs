@@ -22,6 +22,14 @@ pub struct DeviceError {
     source: rtnetlink::Error,
 }
 
+impl DeviceError {
+    /// Whether the device is there no more.
+    #[must_use]
+    pub fn is_about_no_device(&self) -> bool {
+        matches!(&self.source, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::ENODEV)
+    }
+}
+
 /// How the device is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceConfig {

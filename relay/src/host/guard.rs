@@ -39,9 +39,14 @@ pub async fn keep(name: String, wanted: watch::Receiver<DeviceConfig>) -> io::Re
             Ok(None) => {}
             Ok(Some(what)) => {
                 tracing::warn!(device = name, missing = what, "putting back what something else removed");
-                if let Err(error) = device::configure(&watch.handle, &name, config).await {
-                    tracing::error!(%error, "device not restored; trying again");
-                    watch.look_again();
+                match device::configure(&watch.handle, &name, config).await {
+                    Ok(()) => {}
+                    // The data path ends for that, and says so.
+                    Err(error) if error.is_about_no_device() => tracing::debug!(%error),
+                    Err(error) => {
+                        tracing::error!(%error, "device not restored; trying again");
+                        watch.look_again();
+                    }
                 }
             }
             Err(error) => {
