@@ -29,9 +29,10 @@ pub type Notice = NetlinkMessage<RouteNetlinkMessage>;
 
 /// Tells when something may have changed.
 pub struct Watch {
+    // Before the handle, so that it is dropped before it.
+    notices: BoxStream<'static, Notice>,
     /// For the looks. A socket of their own: while one listing is under way on a socket the kernel refuses another (EBUSY).
     pub handle: Handle,
-    notices: BoxStream<'static, Notice>,
     looks: Interval,
 }
 
