@@ -100,7 +100,7 @@ fn a_step_that_an_overlay_does_not_have_says_so() {
         let run = harness(directory.path(), &arguments);
         let text = printed(&run);
         assert_eq!(run.status.code(), Some(1), "{text}");
-        assert!(text.contains("case  FAILED") && text.contains(lacks), "{text}");
+        assert!(text.contains("case  unfit") && text.contains(lacks), "{text}");
     }
 }
 
