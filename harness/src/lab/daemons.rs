@@ -52,11 +52,7 @@ impl Lab {
     /// # Errors
     /// When it is not.
     pub fn expect_logging(&self) -> Result<(), Error> {
-        let overlay = &self.workshop.overlay;
-        if overlay.runs_daemon() {
-            return Ok(());
-        }
-        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "log".to_owned() }.into())
+        self.expect_that(self.workshop.overlay.runs_daemon(), "log")
     }
 
     /// Checks that the logs of the lab's overlay are in relay's words: in others' a line that is missing proves nothing.
@@ -64,10 +60,7 @@ impl Lab {
     /// # Errors
     /// When they are not.
     pub fn expect_own_words(&self) -> Result<(), Error> {
-        match self.workshop.overlay.name() {
-            RELAY => Ok(()),
-            overlay => Err(overlay::Error::Lacks { overlay, what: "log in relay's words".to_owned() }.into()),
-        }
+        self.expect_that(self.workshop.overlay.name() == RELAY, "log in relay's words")
     }
 
     /// Checks that the device of the lab's overlay takes packets in no frame.
@@ -75,11 +68,15 @@ impl Lab {
     /// # Errors
     /// When it takes frames, or there is none.
     pub fn expect_tun(&self) -> Result<(), Error> {
-        let overlay = &self.workshop.overlay;
-        if overlay.runs_daemon() {
+        self.expect_that(self.workshop.overlay.runs_daemon(), "TUN device")
+    }
+
+    fn expect_that(&self, has: bool, what: &str) -> Result<(), Error> {
+        if has {
             return Ok(());
         }
-        Err(overlay::Error::Lacks { overlay: overlay.name(), what: "TUN device".to_owned() }.into())
+        let overlay = self.workshop.overlay.name();
+        Err(overlay::Error::Lacks { overlay, what: what.to_owned() }.into())
     }
 
     fn log_path(&self, node: &str) -> PathBuf {

@@ -34,8 +34,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The subnet and its owner, unless it is malformed.
-    fn route(&self) -> Option<(Ipv4Net, Ipv4Addr)> {
+    /// The route that it means: its subnet, and the node that owns that; none if it is malformed.
+    pub fn route(&self) -> Option<(Ipv4Net, Ipv4Addr)> {
         #[derive(serde::Deserialize)]
         struct Value {
             #[serde(rename = "PublicIP")]

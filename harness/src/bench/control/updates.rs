@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join, try_join_all};
-use ipnet::Ipv4Net;
 use tokio::time::MissedTickBehavior;
 
 use super::leases::{self, BATCH, Leases};
@@ -226,7 +225,7 @@ async fn compare_tables(lab: &mut Lab) -> Result<(), Error> {
     let own = lab.topology.node(MEASURED).map(|node| node.subnet);
     let mut expected = BTreeMap::new();
     for lease in lab.leases().await? {
-        expected.extend(route(&lease.key, &lease.value).filter(|(subnet, _)| Some(*subnet) != own));
+        expected.extend(lease.route().filter(|(subnet, _)| Some(*subnet) != own));
     }
     for (node, daemon) in lab.daemons() {
         if node == MEASURED {
@@ -241,11 +240,4 @@ async fn compare_tables(lab: &mut Lab) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The route that a lease means.
-fn route(key: &str, value: &str) -> Option<(Ipv4Net, Ipv4Addr)> {
-    let subnet = key.rsplit('/').next()?.replace('-', "/").parse().ok()?;
-    let value: serde_json::Value = serde_json::from_str(value).ok()?;
-    Some((subnet, value.get("PublicIP")?.as_str()?.parse().ok()?))
 }
