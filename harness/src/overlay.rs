@@ -193,6 +193,22 @@ impl Counters {
     pub fn icmp_since(&self, earlier: &Self) -> Vec<(String, u64)> {
         increases(&self.icmp, &earlier.icmp)
     }
+
+    /// What a daemon counted and, before it was started, another in its place.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        self.device_read += earlier.device_read;
+        self.sent += earlier.sent;
+        self.received += earlier.received;
+        self.device_written += earlier.device_written;
+        for (cause, count) in &earlier.drops {
+            *self.drops.entry(cause.clone()).or_default() += count;
+        }
+        for (kind, count) in &earlier.icmp {
+            *self.icmp.entry(kind.clone()).or_default() += count;
+        }
+        self
+    }
 }
 
 impl std::fmt::Display for Counters {

@@ -147,8 +147,10 @@ pub struct Runner<'a> {
     numbering: Numbering,
     /// Probes sent so far.
     probes: u32,
-    /// The daemons' counters when the lab was last quiet.
+    /// What each node's daemons had counted when the lab was last quiet, or the last of them could last be asked.
     counters: BTreeMap<String, Counters>,
+    /// As much of that as those counted that steps have ended.
+    ended: BTreeMap<String, Counters>,
     /// The sockets that receive UDP probes, by host and port. They stay open: to bind a port again at once may fail
     /// while a process that another case has just forked still has a copy of the old socket.
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
@@ -187,6 +189,7 @@ impl<'a> Runner<'a> {
             numbering: Numbering::default(),
             probes: 0,
             counters: BTreeMap::new(),
+            ended: BTreeMap::new(),
             listeners: BTreeMap::new(),
             down: Vec::new(),
             streaming: false,

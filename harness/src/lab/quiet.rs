@@ -173,6 +173,12 @@ impl Lab {
         Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
+    /// The counters of a node's daemon, if one runs that has such and can be asked.
+    pub async fn counters_of(&self, node: &str) -> Option<Counters> {
+        let (_, daemon) = self.answering().find(|(name, _)| *name == node)?;
+        daemon.counters().await.ok().flatten()
+    }
+
     /// Where the daemons that can be asked send what is for each subnet.
     pub async fn routes(&self) -> Vec<(String, Result<BTreeMap<Ipv4Net, Ipv4Addr>, overlay::Error>)> {
         join_all(self.answering().map(async |(node, daemon)| (node.clone(), daemon.routes().await))).await

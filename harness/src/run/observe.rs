@@ -61,7 +61,7 @@ impl Runner<'_> {
         if answers.is_empty() {
             answers.extend(self.outcome(&sender, listener.as_deref(), position, shaped, kernels).await?);
         }
-        let before = std::mem::take(&mut self.counters);
+        let before = self.counters.clone();
         self.settle().await?;
         while let Some(answer) = sender.answer_now()? {
             answers.push(answer);
@@ -168,7 +168,7 @@ impl Runner<'_> {
     /// might still arrive.
     async fn was_dropped_silently(&self) -> Result<bool, StepError> {
         let mut dropped = false;
-        for (node, counters) in self.lab.counters().await? {
+        for (node, counters) in self.counted(self.lab.counters().await?) {
             let before = self.counters.get(&node).cloned().unwrap_or_default();
             if !counters.icmp_since(&before).is_empty() {
                 return Ok(false);
@@ -199,17 +199,41 @@ impl Runner<'_> {
     /// overlay's.
     pub(super) async fn settle(&mut self) -> Result<(), StepError> {
         match self.lab.quiet().await? {
-            Ok(counters) => self.counters = counters.into_iter().collect(),
+            Ok(running) => self.note_counted(running),
             Err(breach) => {
                 self.problem(breach.to_string());
-                self.counters = self.lab.counters().await?.into_iter().collect();
+                self.note_counted(self.lab.counters().await?);
             }
         }
         Ok(())
     }
+
+    fn note_counted(&mut self, running: Vec<(String, Counters)>) {
+        let counted: Vec<_> = self.counted(running).collect();
+        self.counters.extend(counted);
+    }
+
+    /// What nodes' daemons have counted since the case began, those too that ran before the ones that now do.
+    fn counted(&self, running: Vec<(String, Counters)>) -> impl Iterator<Item = (String, Counters)> + '_ {
+        running.into_iter().map(|(node, now)| match self.ended.get(&node) {
+            Some(earlier) => (node, now.after(earlier)),
+            None => (node, now),
+        })
+    }
+
+    /// Keeps what a node's daemon has counted, which is about to be ended. What cannot be asked for is what it was when the lab
+    /// was last quiet.
+    pub(super) async fn keep_counted(&mut self, node: &str) {
+        if let Some(now) = self.lab.counters_of(node).await {
+            self.note_counted(vec![(node.to_owned(), now)]);
+        }
+        if let Some(counted) = self.counters.get(node) {
+            self.ended.insert(node.to_owned(), counted.clone());
+        }
+    }
 }
 
-/// By how much each drop counter grew. A daemon that was not there before began at zero.
+/// By how much each drop counter grew. Daemons that were not there before began at zero.
 pub(super) fn drops(before: &BTreeMap<String, Counters>, now: &BTreeMap<String, Counters>) -> Vec<Dropped> {
     let mut all = Vec::new();
     for (host, counters) in now {

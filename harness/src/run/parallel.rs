@@ -255,9 +255,7 @@ impl Runner<'_> {
             self.lab.begin_flood()?;
             self.lab.note_unrecorded();
         }
-        let mut before = self.counters.clone();
-        // A daemon that is started meanwhile counts from zero.
-        before.retain(|node, _| !starts(parallel.branches.iter().flatten(), node));
+        let before = self.counters.clone();
         let kernels = self.lab.kernel_drops();
         let position = self.lab.recorder.position();
         let shaped = self.lab.shaped_so_far();
@@ -404,14 +402,4 @@ impl Runner<'_> {
 /// A step of a branch, for messages.
 fn place(branch: usize, step: &Step) -> String {
     format!("branch {branch}, `{}`", step.title())
-}
-
-/// Whether one of these steps starts a node's daemon.
-fn starts<'s>(mut steps: impl Iterator<Item = &'s Step>, node: &str) -> bool {
-    steps.any(|step| match step {
-        Step::StartRelay(start) => *start.node == *node,
-        Step::Repeat(repeat) => starts(repeat.steps.iter(), node),
-        Step::Expect(expect) => starts(expect.steps.iter(), node),
-        _ => false,
-    })
 }

@@ -28,7 +28,15 @@ impl Runner<'_> {
         }
     }
 
+    pub(super) async fn kill_relay(&mut self, node: &str) -> Result<(), StepError> {
+        self.keep_counted(node).await;
+        self.lab.kill_daemon(node).await?;
+        self.paused.retain(|paused| paused != node);
+        Ok(())
+    }
+
     pub(super) async fn wait_end(&mut self, node: &str) -> Result<ExitStatus, StepError> {
+        self.keep_counted(node).await;
         let status = self.lab.await_end(node).await?;
         self.line(format!("  {}", crate::overlay::relay::ending(status)));
         Ok(status)
@@ -47,6 +55,7 @@ impl Runner<'_> {
     }
 
     pub(super) async fn stop_relay(&mut self, node: &str) -> Result<(), StepError> {
+        self.keep_counted(node).await;
         let status = self.lab.stop_daemon(node).await?;
         self.line(format!("  {}", crate::overlay::relay::ending(status)));
         Ok(())

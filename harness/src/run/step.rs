@@ -65,7 +65,7 @@ impl Runner<'_> {
             Step::StartRelay(start) => self.start_relay(start).boxed_local().await?,
             Step::WaitReady(relay) => self.wait_ready(&relay.node).boxed_local().await?,
             Step::StopRelay(relay) => self.stop_relay(&relay.node).boxed_local().await?,
-            Step::KillRelay(relay) => self.lab.kill_daemon(&relay.node).boxed_local().await?,
+            Step::KillRelay(relay) => self.kill_relay(&relay.node).boxed_local().await?,
             Step::WaitEnd(relay) => {
                 self.wait_end(&relay.node).boxed_local().await?;
             }
