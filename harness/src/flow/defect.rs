@@ -1,21 +1,15 @@
 //! What is wrong with a packet, and where on its way that began.
 
 use super::{Flow, Hop, Journey};
-use crate::packet::{Icmp, Ipv4, Payload};
+use crate::packet::{Icmp, Ipv4, Payload, Udp};
 
 /// What is wrong with a packet that was not wrong with it at the hop before.
 pub(super) fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
     let found = |packet: &Ipv4| {
-        let marked = match &packet.payload {
-            Payload::Icmp(Icmp::Echo { marked, .. }) => *marked,
-            Payload::Udp(udp) => udp.marked,
-            Payload::Tcp(tcp) => tcp.marked,
-            _ => None,
-        };
         [
             packet.checksum.is_bad().then(|| "BAD header checksum".to_owned()),
             packet.transport_checksum().is_bad().then(|| "BAD checksum".to_owned()),
-            marked.is_some_and(|marked| marked.altered).then(|| "payload ALTERED".to_owned()),
+            packet.marked().is_some_and(|marked| marked.altered).then(|| "payload ALTERED".to_owned()),
             (packet.trailing > 0).then(|| format!("{} octets of junk after it", packet.trailing)),
         ]
     };
@@ -41,6 +35,73 @@ fn damage(before: &Hop, hop: &Hop) -> Vec<String> {
     found.into_iter().map(|what| format!("{what} at {}", hop.place())).collect()
 }
 
+/// What an ICMP error's quote has otherwise than the packet that the error is about had anywhere on its way. Nothing if that was
+/// seen nowhere.
+pub(super) fn misquoted(error: &[Hop], about: &Flow) -> Vec<&'static str> {
+    let Some(Payload::Icmp(Icmp::Error { quote: Some(quote), .. })) =
+        error.first().and_then(Hop::inner).map(|packet| &packet.payload)
+    else {
+        return Vec::new();
+    };
+    let hops = about.hops.iter().chain(about.branches.iter().flat_map(|branch| &branch.hops));
+    let seen: Vec<&Ipv4> = hops.flat_map(|hop| &hop.sightings).map(|sighting| &sighting.packet).collect();
+    let least = |different: fn(&Ipv4, &Ipv4) -> Vec<&'static str>| {
+        let differences = seen.iter().map(|packet| match (quote.tunnelled(), packet.tunnelled()) {
+            (Some(quoted), Some(inner)) => [different(quote, packet), different(quoted, inner)].concat(),
+            _ => different(quote, packet.innermost()),
+        });
+        differences.min_by_key(Vec::len).unwrap_or_default()
+    };
+    // Where addresses are translated, those in the quote are, too (RFC 5508, section 4.2), and nothing else of it: it may be
+    // like the packet before translation in these, and after it in the rest.
+    [least(different_ends), least(different_otherwise)].concat()
+}
+
+/// What translation may rewrite, if it is not the same in a quote and a packet.
+fn different_ends(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
+    let transport = match (&quote.payload, &packet.payload) {
+        (
+            Payload::Icmp(Icmp::Echo { reply, id, seq, .. }),
+            Payload::Icmp(Icmp::Echo { reply: own_reply, id: own_id, seq: own_seq, .. }),
+        ) => (reply, id, seq) == (own_reply, own_id, own_seq),
+        (
+            Payload::Udp(Udp { source, destination, len, .. }),
+            Payload::Udp(Udp { source: own_source, destination: own_destination, len: own_len, .. }),
+        ) => (source, destination, len) == (own_source, own_destination, own_len),
+        (Payload::Tcp(quoted), Payload::Tcp(own)) => {
+            (quoted.source, quoted.destination) == (own.source, own.destination)
+        }
+        _ => true,
+    };
+    named([
+        (quote.source != packet.source, "source"),
+        (quote.destination != packet.destination, "destination"),
+        (!transport, "transport header"),
+    ])
+}
+
+fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
+    // Whether it is in one piece depends on who quotes it.
+    let parted = quote.fragment.is_some() != packet.fragment.is_some();
+    let altered = |packet: &Ipv4| packet.marked().is_some_and(|marked| marked.altered);
+    named([
+        // A router need not undo what it did before it found the error (RFC 1812, section 4.3.2.3).
+        (quote.ttl != packet.ttl && Some(quote.ttl) != packet.ttl.checked_sub(1), "ttl"),
+        (!parted && (quote.len, quote.fragment) != (packet.len, packet.fragment), "length"),
+        (quote.tos != packet.tos, "tos"),
+        (quote.id != packet.id, "id"),
+        (!parted && quote.df != packet.df, "df"),
+        (quote.options != packet.options, "options"),
+        (quote.protocol != packet.protocol, "protocol"),
+        (quote.checksum.is_bad() && !packet.checksum.is_bad(), "header checksum"),
+        (altered(quote) && !altered(packet), "payload"),
+    ])
+}
+
+fn named<const N: usize>(found: [(bool, &'static str); N]) -> Vec<&'static str> {
+    found.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect()
+}
+
 impl Flow {
     /// What became wrong with it on its way, its copies' ways included.
     fn damage(&self) -> Vec<String> {
@@ -52,6 +113,9 @@ impl Flow {
         for branch in &self.branches {
             let before = branch.after.and_then(|at| self.hops.get(at)).or(self.hops.first());
             found.extend(along(before, &branch.hops));
+        }
+        if !self.misquoted.is_empty() {
+            found.push(format!("quotes with ANOTHER {}", self.misquoted.join(", ")));
         }
         found
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::defect::misquoted;
 use super::hop::{Located, group};
 use super::judge::{judge, refusal};
 use super::sort::{DatagramId, claim, claim_malformed};
@@ -37,6 +38,8 @@ pub struct Flow {
     pub part: Part,
     /// The flow that it is about, if it is an error.
     pub about: Option<u32>,
+    /// What it quotes of that otherwise than it was seen.
+    pub misquoted: Vec<&'static str>,
     /// Who made it, if it is an error and that can be told.
     pub origin: Option<Origin>,
     /// Where it passed, in path order.
@@ -174,7 +177,12 @@ impl Journey {
                     discount(&mut unseen, &origin.host, kind);
                 }
             }
-            flows.push(draft.finish(map, &mut ledger, numbering.give(), about));
+            let mut flow = draft.finish(map, &mut ledger, numbering.give());
+            if let Some(quoted) = about.and_then(|about| flows.iter().find(|flow| flow.number == about)) {
+                flow.misquoted = misquoted(&flow.hops, quoted);
+            }
+            flow.about = about;
+            flows.push(flow);
         }
         let refused = |number, hops: &[Hop], end: &End| {
             refusal(&flows, number, hops.last(), end).unwrap_or_else(|| end.clone())
@@ -273,7 +281,7 @@ impl Draft {
         path.iter().position(|host| *host == origin.host)
     }
 
-    fn finish(self, map: &Map, ledger: &mut Ledger<'_>, number: u32, about: Option<u32>) -> Flow {
+    fn finish(self, map: &Map, ledger: &mut Ledger<'_>, number: u32) -> Flow {
         let end = ledger.settle(map, self.hops.last());
         let mut branches: Vec<Branch> = Vec::new();
         for hops in self.copies {
@@ -287,7 +295,17 @@ impl Draft {
             branches.push(Branch { after, again, hops, end });
         }
         let verdict = Verdict::Lost { after: self.hops.last().map(Hop::place), fault: None };
-        Flow { number, part: self.part, about, origin: self.origin, hops: self.hops, end, branches, verdict }
+        Flow {
+            number,
+            part: self.part,
+            about: None,
+            misquoted: Vec::new(),
+            origin: self.origin,
+            hops: self.hops,
+            end,
+            branches,
+            verdict,
+        }
     }
 }
 

@@ -127,6 +127,9 @@ impl Flow {
         {
             let tunnel = if quote.tunnelled().is_some() { " in udp" } else { "" };
             fields.push(format!("quotes [{about}]{tunnel} at ttl {}", quote.innermost().ttl));
+            if !self.misquoted.is_empty() {
+                fields.push(format!("with ANOTHER {}", self.misquoted.join(", ")));
+            }
         }
         fields.extend(defects(packet, None));
         fields.join("  ")

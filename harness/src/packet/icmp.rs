@@ -108,13 +108,9 @@ impl Icmp {
         let (high, low, rest) = (be16(body, 4)?, be16(body, 6)?, body.get(8..)?);
         let checksum = if segment.verify { Checksum::over(&[body]) } else { Checksum::Unverified };
         Some(match kind {
-            Kind { kind: 0 | 8, code: 0 } => Self::Echo {
-                reply: kind.kind == 0,
-                id: high,
-                seq: low,
-                marked: marker::read(rest, segment.whole),
-                checksum,
-            },
+            Kind { kind: 0 | 8, code: 0 } => {
+                Self::Echo { reply: kind.kind == 0, id: high, seq: low, marked: marker::read(rest), checksum }
+            }
             _ if kind.is_error() && !reading.quoted => Self::Error {
                 kind,
                 mtu: (kind == Kind::FRAGMENTATION_NEEDED).then_some(low),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::{IpNumber, Ipv4HeaderSlice};
 
-use super::{Checksum, Icmp, Reading, Tcp, Tunnelled, Udp, transport};
+use super::{Checksum, Icmp, Reading, Tcp, Tunnelled, Udp, marker::Marked, transport};
 
 /// An IPv4 packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Ipv4 {
             id: header.identification(),
             df: header.dont_fragment(),
             fragment,
-            checksum: if reading.quoted { Checksum::Unverified } else { Checksum::over(&[header.slice()]) },
+            checksum: Checksum::over(&[header.slice()]),
             options: header.options().to_vec(),
             trailing: if reading.tight { octets.len().saturating_sub(declared) } else { 0 },
             missing: if reading.quoted { 0 } else { declared.saturating_sub(octets.len()) },
@@ -97,11 +97,7 @@ impl Ipv4 {
         packet.payload = if offset > 0 {
             Payload::Continuation
         } else {
-            let segment = transport::Segment {
-                body,
-                whole: whole && !reading.quoted,
-                verify: whole && !reading.pending && !reading.quoted,
-            };
+            let segment = transport::Segment { body, verify: whole && !reading.pending && !reading.quoted };
             packet.transport(segment, reading)
         };
         Some(packet)
@@ -164,11 +160,20 @@ impl Ipv4 {
     /// The probe whose marker it carries, by whatever nesting.
     #[must_use]
     pub fn marker(&self) -> Option<u32> {
-        match &self.innermost().payload {
-            Payload::Icmp(Icmp::Echo { marked, .. }) => marked.map(|marked| marked.number),
+        let innermost = self.innermost();
+        match &innermost.payload {
             Payload::Icmp(Icmp::Error { quote, .. }) => quote.as_ref().and_then(|quote| quote.marker()),
-            Payload::Udp(udp) => udp.marked.map(|marked| marked.number),
-            Payload::Tcp(tcp) => tcp.marked.map(|marked| marked.number),
+            _ => innermost.marked().map(|marked| marked.number),
+        }
+    }
+
+    /// The marker right behind its transport header.
+    #[must_use]
+    pub fn marked(&self) -> Option<Marked> {
+        match &self.payload {
+            Payload::Icmp(Icmp::Echo { marked, .. }) => *marked,
+            Payload::Udp(udp) => udp.marked,
+            Payload::Tcp(tcp) => tcp.marked,
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ const MAGIC: [u8; 4] = *b"LABP";
 pub struct Marked {
     /// The probe's number.
     pub number: u32,
-    /// Whether the payload is not, octet by octet, what the probe was sent with. Never set when it is not all there.
+    /// Whether the payload is not, octet by octet and as far as it is there, what the probe was sent with.
     pub altered: bool,
 }
 
@@ -37,10 +37,10 @@ pub fn decode(payload: &[u8]) -> Option<u32> {
     (*magic == MAGIC && rest.starts_with(&check(number).to_be_bytes())).then_some(number)
 }
 
-/// Reads the marker at the start of a payload; when it is the `whole` payload, also whether it was altered.
-pub(super) fn read(payload: &[u8], whole: bool) -> Option<Marked> {
+/// Reads the marker at the start of a payload, or of as much as there is of it.
+pub(super) fn read(payload: &[u8]) -> Option<Marked> {
     let number = decode(payload)?;
-    let altered = whole && payload.iter().enumerate().skip(LEN).any(|(at, octet)| *octet != fill(number, at));
+    let altered = payload.iter().enumerate().skip(LEN).any(|(at, octet)| *octet != fill(number, at));
     Some(Marked { number, altered })
 }
 
@@ -83,7 +83,7 @@ mod tests {
             let mut payload = encode(number, len);
             let at = at % len;
             payload[at] ^= flip;
-            let seen = read(&payload, true);
+            let seen = read(&payload);
             prop_assert!(seen.is_none_or(|marked| marked.number != number || marked.altered));
         }
     }

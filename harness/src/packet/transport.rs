@@ -15,8 +15,6 @@ const VXLAN_FLAG: u8 = 0x08;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment<'a> {
     pub(super) body: &'a [u8],
-    /// All octets of it are there.
-    pub(super) whole: bool,
     /// Its checksum can be verified.
     pub(super) verify: bool,
 }
@@ -78,7 +76,7 @@ impl Udp {
                 .map_or(Tunnelled::Junk, |inner| Tunnelled::Packet(Box::new(inner))),
         };
         let marked = match tunnelled {
-            Tunnelled::No => marker::read(payload, segment.whole),
+            Tunnelled::No => marker::read(payload),
             Tunnelled::Packet(_) => None,
             Tunnelled::Junk => marker::find(payload),
         };
@@ -152,7 +150,7 @@ impl Tcp {
                 true => Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), body]),
                 false => Checksum::Unverified,
             },
-            marked: payload.and_then(|payload| marker::read(payload, segment.whole)),
+            marked: payload.and_then(|payload| marker::read(payload)),
         })
     }
 }

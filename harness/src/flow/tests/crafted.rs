@@ -177,8 +177,8 @@ fn a_matrix_tells_octets_and_what_the_packet_caused() {
         .octets("a cni0 >", &at(62))
         .octets("c1 eth0 <", &at(62));
     matrix.push(&map(), "junk", &trimmed.journey());
-    let error =
-        Build::time_exceeded(A_TUNNEL, &Build::new(C2, C1, etherparse::IpNumber::ICMP, vec![]).id(ID), 28);
+    let sent = Build::new(C2, C1, etherparse::IpNumber::ICMP, echo().octets(1).split_off(20)).id(ID);
+    let error = Build::time_exceeded(A_TUNNEL, &sent, 28);
     let expired = arrived(&echo()).dropped("a", Place::RelayInbound, "ttl-expired").seen("a cni0 >", &error);
     matrix.push(&map(), "old", &expired.journey());
     assert_text(

@@ -41,6 +41,23 @@ fn a_ttl_that_ends_in_the_sending_relay_is_answered_by_it() {
 }
 
 #[test]
+fn a_quote_is_compared_with_the_packet_wherever_that_was() {
+    let ping = ping(2, 56);
+    let quoting = |quoted: &Build| {
+        Recording::of(probe(2, 56))
+            .seen("c1 eth0 >", &ping)
+            .seen("a flannel0 >", &ping.clone().ttl(1))
+            .seen("a flannel0 <", &Build::time_exceeded(A_BRIDGE, quoted, 84))
+            .ladder()
+    };
+    assert!(quoting(&ping.clone().ttl(1)).contains("quotes [1] at ttl 1\n"));
+    assert!(quoting(&ping.clone().ttl(0)).contains("quotes [1] at ttl 0\n"));
+    assert!(quoting(&ping.clone().ttl(3)).contains("quotes [1] at ttl 3  with ANOTHER ttl\n"));
+    let other = quoting(&ping.clone().ttl(1).tos(4));
+    assert!(other.contains("quotes [1] at ttl 1  with ANOTHER tos\n"), "{other}");
+}
+
+#[test]
 fn a_host_that_cannot_answer_yet_explains_why_it_does_not() {
     let ping = ping(64, 56);
     let mut recording = Recording::of(probe(64, 56)).there(&ping);
