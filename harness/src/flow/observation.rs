@@ -162,6 +162,8 @@ pub struct Fault {
 pub enum FaultPlace {
     /// What its relay had yet to handle.
     Relay,
+    /// What its kernel had yet to give to the overlay's device.
+    Device,
     /// What was on the underlay from or to it.
     Underlay,
     /// What it sent over the underlay to this host.

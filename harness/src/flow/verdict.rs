@@ -263,6 +263,12 @@ impl<'a> Ledger<'a> {
             let near = ahead.contains(&Some(fault.host.as_str()));
             near && match &fault.place {
                 FaultPlace::Relay => relay_after(last).is_some() && last.point.host == fault.host,
+                FaultPlace::Device => {
+                    last.direction == Direction::In
+                        && last.point.role != Role::Tunnel
+                        && !last.encapsulated()
+                        && last.point.host == fault.host
+                }
                 FaultPlace::Underlay => on_underlay,
                 FaultPlace::Toward(to) => {
                     on_underlay && last.point.host == fault.host && ahead.contains(&Some(to.as_str()))

@@ -150,7 +150,7 @@ impl Tcp {
                 true => Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), body]),
                 false => Checksum::Unverified,
             },
-            marked: payload.and_then(|payload| marker::read(payload)),
+            marked: payload.and_then(marker::read),
         })
     }
 }

@@ -4,6 +4,8 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::{Runner, StepError};
+use crate::capture::frame::now;
+use crate::flow::{Fault, FaultPlace};
 use crate::suite::{ExpectLog, ExpectMetric, Outcome, StartRelay};
 use crate::topology::Node;
 use crate::wait;
@@ -30,7 +32,9 @@ impl Runner<'_> {
 
     pub(super) async fn kill_relay(&mut self, node: &str) -> Result<(), StepError> {
         self.keep_counted(node).await;
+        let began = now();
         self.lab.kill_daemon(node).await?;
+        self.lost_device(node, began);
         self.paused.retain(|paused| paused != node);
         Ok(())
     }
@@ -56,9 +60,18 @@ impl Runner<'_> {
 
     pub(super) async fn stop_relay(&mut self, node: &str) -> Result<(), StepError> {
         self.keep_counted(node).await;
+        let began = now();
         let status = self.lab.stop_daemon(node).await?;
+        self.lost_device(node, began);
         self.line(format!("  {}", crate::overlay::relay::ending(status)));
         Ok(())
+    }
+
+    /// A node's device has gone since `began`. A packet that has its route already is dropped uncounted: its queue is no
+    /// longer one (`noop_enqueue`).
+    fn lost_device(&mut self, node: &str, began: Duration) {
+        let what = "overlay's device going away".to_owned();
+        self.broke(Fault { host: node.to_owned(), place: FaultPlace::Device, what }, began);
     }
 
     pub(super) async fn pause_relay(&mut self, node: &str, paused: bool) -> Result<(), StepError> {

@@ -69,6 +69,18 @@ fn a_host_that_cannot_answer_yet_explains_why_it_does_not() {
 }
 
 #[test]
+fn a_device_that_goes_away_explains_what_its_kernel_was_about_to_give_it() {
+    let mut recording =
+        Recording::of(probe(64, 56)).seen("c1 eth0 >", &ping(64, 56)).seen("a cni0 <", &ping(64, 56));
+    let what = "overlay's device going away".to_owned();
+    recording.observation.faults = vec![Fault { host: "b".to_owned(), place: FaultPlace::Device, what }];
+    assert!(recording.journey().is_unexplained());
+    recording.observation.faults[0].host = "a".to_owned();
+    let ladder = recording.ladder();
+    assert!(ladder.contains("=> lost after a cni0 <: overlay's device going away"), "{ladder}");
+}
+
+#[test]
 fn each_packet_of_a_recording_is_noted_with_its_flow_and_hop() {
     let ping = ping(2, 56);
     let recording = Recording::of(probe(2, 56))
