@@ -102,6 +102,14 @@ impl Lab {
 }
 
 impl KernelDrops {
+    /// Notes how many ICMP errors a host's daemon has sent so far: kernels count those of raw sockets with their own
+    /// (`raw_send_hdrinc`), and have answered that much less themselves.
+    pub fn note_sent_by_daemon(&mut self, host: &str, errors: u64) {
+        if let Some(tally) = self.0.get_mut(host) {
+            tally.answered = tally.answered.saturating_sub(errors);
+        }
+    }
+
     /// Whether a kernel has dropped something since `earlier` that it sends no error about.
     pub fn silent_since(&self, earlier: &Self) -> bool {
         let mut protocols = self.beside(earlier).flat_map(|(_, now, before)| now.protocols_since(before));
@@ -177,7 +185,7 @@ fn find(text: &str, protocol: &str, name: &str) -> Option<u64> {
 }
 
 /// The devices of `dev`, which begins with a line of its own kind, and how many packets each dropped instead of sending.
-fn device_drops(text: &str) -> BTreeMap<String, u64> {
+pub(super) fn device_drops(text: &str) -> BTreeMap<String, u64> {
     let Some((_, dev)) = text.rsplit_once("Inter-|") else { return BTreeMap::new() };
     let drops = |line: &str| {
         let (device, numbers) = line.split_once(':')?;
@@ -223,5 +231,19 @@ mod tests {
         assert_eq!(after.since(&before, false), expected);
         assert_eq!(after.since(&after, false), []);
         assert!(after.silent_since(&before));
+    }
+
+    #[test]
+    fn what_a_daemon_answered_a_kernel_did_not() {
+        let drops = |header, answered| {
+            let mut drops = vec![0; DROPS.len()];
+            drops[10] = header;
+            KernelDrops([("a".to_owned(), Tally { drops, answered, ..Tally::default() })].into())
+        };
+        let (before, mut after) = (drops(0, 0), drops(4, 6));
+        assert_eq!(after.since(&before, false), []);
+        after.note_sent_by_daemon("b", 5);
+        after.note_sent_by_daemon("a", 5);
+        assert_eq!(after.since(&before, false), [("a".to_owned(), "InHdrErrors".to_owned(), 3)]);
     }
 }

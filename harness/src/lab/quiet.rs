@@ -30,6 +30,8 @@ pub(super) struct Baseline {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Seen {
     to_device: u64,
+    /// Packets that the device dropped: its queue was full, as where the daemon has had no processor for some time.
+    queue_full: u64,
     from_device: u64,
     datagrams_out: u64,
     datagrams_in: u64,
@@ -239,6 +241,7 @@ impl Lab {
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Ok(Seen {
             to_device: tally(device, Direction::Out).frames,
+            queue_full: kernel::device_drops(&counters).get(device).copied().unwrap_or(0),
             from_device: tally(device, Direction::In).frames,
             datagrams_out: tally(INTERFACE, Direction::Out).datagrams.saturating_sub(self.injected(node)),
             datagrams_in: tally(INTERFACE, Direction::In).datagrams.saturating_sub(self.astray(node)),
@@ -252,6 +255,7 @@ impl Seen {
     fn since(self, earlier: Self) -> Self {
         Self {
             to_device: self.to_device.saturating_sub(earlier.to_device),
+            queue_full: self.queue_full.saturating_sub(earlier.queue_full),
             from_device: self.from_device.saturating_sub(earlier.from_device),
             datagrams_out: self.datagrams_out.saturating_sub(earlier.datagrams_out),
             datagrams_in: self.datagrams_in.saturating_sub(earlier.datagrams_in),
@@ -332,12 +336,13 @@ fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded:
     // one that a fragment is missing of is none. A run of them counts once.
     let undeliverable = if seen.undeliverable > 0 { seen.undeliverable + seen.joined } else { 0 };
     let kept = seen.datagrams_in.saturating_sub(counters.received).min(undeliverable);
+    let refused = seen.to_device.saturating_sub(counters.device_read).min(seen.queue_full);
     let taken_in = [
         Equation {
             left: seen.to_device,
             what: "packets sent to its device",
-            right: counters.device_read,
-            other: "packets that it read",
+            right: counters.device_read + refused,
+            other: "packets that it read, or that found its device's queue full",
         },
         Equation {
             left: seen.datagrams_in,
@@ -364,4 +369,23 @@ fn disagreement(counters: &Counters, before: &Counters, seen: &Seen, unrecorded:
     let equal = equal.iter().filter(|equation| !equation.holds(0, 0));
     let given_out = given_out.iter().filter(|equation| !equation.holds(unrecorded, 0));
     taken_in.chain(equal).chain(given_out).next().map(Equation::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_the_devices_queue_full_is_accounted_for_and_no_more_than_that() {
+        let counters = Counters { device_read: 3, sent: 3, ..Counters::default() };
+        let disagreement = |queue_full| {
+            let seen = Seen { to_device: 5, queue_full, datagrams_out: 3, ..Seen::default() };
+            disagreement(&counters, &Counters::default(), &seen, 0)
+        };
+        assert_eq!(disagreement(2), None);
+        assert_eq!(disagreement(9), None);
+        let expected =
+            "5 packets sent to its device, but 4 packets that it read, or that found its device's queue full";
+        assert_eq!(disagreement(1).as_deref(), Some(expected));
+    }
 }

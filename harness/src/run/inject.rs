@@ -209,7 +209,7 @@ impl Runner<'_> {
         let mut nodes = self.lab.topology.nodes.iter();
         let for_many =
             to.is_multicast() || to.is_broadcast() || nodes.any(|node| node.subnet.broadcast() == to);
-        let kernels = self.lab.kernel_drops();
+        let kernels = self.kernel_drops();
         let before = self.counters.clone();
         if injected.datagram.to.is_some() {
             self.lab.note_injected(&inject.from);

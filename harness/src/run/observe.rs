@@ -30,7 +30,7 @@ impl Runner<'_> {
 
     /// Sends a probe and follows it and all that it causes.
     pub(super) async fn follow(&mut self, shot: &Shot) -> Result<Journey, StepError> {
-        let kernels = self.lab.kernel_drops();
+        let kernels = self.kernel_drops();
         let mut observation = self.observe(shot, &kernels).await?;
         let first = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
         // Kernels count more than what is lost, so they are asked only about what nobody else accounts for.
@@ -44,9 +44,18 @@ impl Runner<'_> {
         Ok(journey)
     }
 
+    /// What kernels have dropped so far.
+    pub(super) fn kernel_drops(&self) -> KernelDrops {
+        let mut drops = self.lab.kernel_drops();
+        for (node, counters) in &self.counters {
+            drops.note_sent_by_daemon(node, counters.icmp.values().sum());
+        }
+        drops
+    }
+
     /// What kernels have dropped without a word since `before`. Packets for many are left out unless asked for.
     pub(super) fn dropped_by_kernels(&self, before: &KernelDrops, for_many: bool) -> Vec<Dropped> {
-        let drops = self.lab.kernel_drops().since(before, for_many).into_iter();
+        let drops = self.kernel_drops().since(before, for_many).into_iter();
         let dropped = |(host, reason, count)| Dropped { host, place: Place::Kernel, reason, count };
         drops.map(dropped).collect()
     }
@@ -136,7 +145,7 @@ impl Runner<'_> {
                     Ok(answer) => return Ok(Some(answer?)),
                     Err(_) if self.lab.shaped_so_far() > shaped => return Ok(None),
                     Err(_) if self.was_dropped_silently().await? => return Ok(None),
-                    Err(_) if self.lab.kernel_drops().silent_since(kernels) => return Ok(None),
+                    Err(_) if self.kernel_drops().silent_since(kernels) => return Ok(None),
                     Err(_) if self.was_told_to_a_node(sender, position) => return Ok(None),
                     Err(_) => {}
                 },

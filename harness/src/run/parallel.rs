@@ -256,7 +256,7 @@ impl Runner<'_> {
             self.lab.note_unrecorded();
         }
         let before = self.counters.clone();
-        let kernels = self.lab.kernel_drops();
+        let kernels = self.kernel_drops();
         let position = self.lab.recorder.position();
         let shaped = self.lab.shaped_so_far();
 

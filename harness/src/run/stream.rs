@@ -159,7 +159,7 @@ impl Runner<'_> {
     pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
         let pinger = self.pinger(stream)?;
         let every = pinger.every;
-        let (before, kernels) = (self.counters.clone(), self.lab.kernel_drops());
+        let (before, kernels) = (self.counters.clone(), self.kernel_drops());
         let position = self.lab.recorder.position();
         let shaped = self.lab.shaped_so_far();
         let progress = Progress::default();

@@ -138,6 +138,14 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
+    #[test]
+    fn the_kernel_takes_the_program_or_forbids_it() {
+        let forbidden = [libc::EPERM, libc::EACCES, libc::ENOSYS];
+        if let Err(error) = load() {
+            assert!(error.raw_os_error().is_some_and(|number| forbidden.contains(&number)), "{error}");
+        }
+    }
+
     /// What the program gives for a packet: its few instructions, interpreted.
     fn run(packet: &[u8]) -> u32 {
         let (mut registers, mut at) = ([0u64; 11], 0);
