@@ -12,6 +12,7 @@
 //! No member outlives this process: children carry `PR_SET_PDEATHSIG`, containers have a [`reaper`].
 
 mod attach;
+mod backup;
 mod client;
 mod container;
 mod disk;
@@ -377,6 +378,31 @@ impl Member {
             Body::Process(process) => process.signal(Signal::SIGCONT, "resuming etcd"),
             Body::Container(container) => container.resume().await,
         }
+    }
+
+    /// Keeps a copy of its data, for which it must not run.
+    ///
+    /// # Errors
+    /// When they cannot be read, or there is no room.
+    pub async fn save(&self) -> Result<(), Error> {
+        self.with_data(backup::save).await
+    }
+
+    /// Has it start again on what was saved.
+    ///
+    /// # Errors
+    /// When nothing was.
+    pub async fn restore(&self) -> Result<(), Error> {
+        self.with_data(backup::restore).await
+    }
+
+    async fn with_data(&self, work: fn(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        let data = match &self.body {
+            Body::Process(process) => process.data(),
+            Body::Container(container) => container.data(),
+        };
+        let done = tokio::task::spawn_blocking(move || work(&data)).await;
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Whether it was started and not stopped since.

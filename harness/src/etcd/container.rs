@@ -32,6 +32,8 @@ use crate::netns::Namespace;
 
 /// Where a member's directory is in its container: its working directory, with its data and sockets.
 const INSIDE: &str = "/member";
+/// What its data are called there.
+const DATA: &str = "data";
 
 /// A member in a container, created with its first launch.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ pub(super) async fn prepare(engine: Engine, members: &[MemberSpec]) -> Result<Ve
             name: &spec.name,
             address: spec.address,
             members,
-            data: &format!("{INSIDE}/data"),
+            data: &format!("{INSIDE}/{DATA}"),
             listen,
         };
         let others = members.iter().filter(|other| other.name != spec.name);
@@ -145,6 +147,11 @@ impl Container {
             Joint::Moved(namespace) => namespace,
             Joint::Forwarded(_) => &self.spec.namespace,
         }
+    }
+
+    /// Where its data are, outside of the container.
+    pub(super) fn data(&self) -> PathBuf {
+        self.directory.join(DATA)
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -21,6 +21,7 @@ pub(super) struct Process {
     environment: Vec<(&'static str, String)>,
     namespace: Namespace,
     log: PathBuf,
+    data: PathBuf,
     child: Option<Child>,
     /// Dropped after the child.
     _disk: Arc<Disk>,
@@ -47,6 +48,7 @@ pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, E
             environment: options.environment(),
             namespace: spec.namespace.clone(),
             log: dir.join(format!("{}.log", spec.name)),
+            data,
             child: None,
             _disk: disk.clone(),
         })))
@@ -57,6 +59,11 @@ pub(super) fn prepare(members: &[MemberSpec], dir: &Path) -> Result<Vec<Body>, E
 impl Process {
     pub(super) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Where its data are.
+    pub(super) fn data(&self) -> PathBuf {
+        self.data.clone()
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -301,11 +301,39 @@ impl Lab {
     /// # Errors
     /// When it does not come up or end.
     pub async fn set_member(&mut self, name: &str, up: bool) -> Result<(), Error> {
-        let cluster =
-            self.etcd.as_mut().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })?;
-        let member = cluster.member(name)?;
+        let member = self.member(name)?;
         let done = if up { member.start().await } else { member.stop().await };
         Ok(done?)
+    }
+
+    /// Keeps a copy of the data of an etcd member that was stopped.
+    ///
+    /// # Errors
+    /// When it runs, or its data cannot be copied.
+    pub async fn save_member(&mut self, name: &str) -> Result<(), Error> {
+        Ok(self.stopped_member(name)?.save().await?)
+    }
+
+    /// Puts a stopped etcd member back to what it knew when it was saved.
+    ///
+    /// # Errors
+    /// When it runs, or was never saved.
+    pub async fn restore_member(&mut self, name: &str) -> Result<(), Error> {
+        Ok(self.stopped_member(name)?.restore().await?)
+    }
+
+    fn stopped_member(&mut self, name: &str) -> Result<&mut etcd::Member, Error> {
+        let member = self.member(name)?;
+        if member.is_running() {
+            return Err(Error::State { what: format!("etcd member {name} runs") });
+        }
+        Ok(member)
+    }
+
+    fn member(&mut self, name: &str) -> Result<&mut etcd::Member, Error> {
+        let cluster =
+            self.etcd.as_mut().ok_or_else(|| Error::State { what: "this lab has no etcd".to_owned() })?;
+        Ok(cluster.member(name)?)
     }
 }
 

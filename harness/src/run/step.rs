@@ -76,6 +76,8 @@ impl Runner<'_> {
             Step::ExpectMetric(expect) => self.expect_metric(expect).boxed_local().await?,
             Step::StartEtcd(etcd) => self.set_member(etcd.member(), true).boxed_local().await?,
             Step::StopEtcd(etcd) => self.set_member(etcd.member(), false).boxed_local().await?,
+            Step::SaveEtcd(etcd) => self.lab.save_member(etcd.member()).boxed_local().await?,
+            Step::RestoreEtcd(etcd) => self.lab.restore_member(etcd.member()).boxed_local().await?,
             Step::CompactEtcd(_) => self.lab.compact().boxed_local().await?,
             Step::Link(link) => self.link(link).boxed_local().await?,
             Step::Readdress(readdress) => self.readdress(readdress).boxed_local().await?,

@@ -51,6 +51,7 @@ pub(super) fn check(file: &File, document: &Spanned<DeTable<'_>>, topology: &Top
         paused: BTreeSet::new(),
         listened: BTreeSet::new(),
         leader_stopped: false,
+        saved: BTreeSet::new(),
         cuts: BTreeSet::new(),
         shaped: BTreeSet::new(),
         moved: BTreeSet::new(),
@@ -94,6 +95,8 @@ struct Check<'a> {
     members: BTreeSet<String>,
     /// Whether the member that led was stopped before it.
     leader_stopped: bool,
+    /// Etcd members whose data were saved.
+    saved: BTreeSet<String>,
     /// The directed pairs of hosts that are cut before it.
     cuts: BTreeSet<(String, String)>,
     /// The hosts whose links are shaped before it.
@@ -228,6 +231,8 @@ impl Check<'_> {
             }
             Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
             Step::StopEtcd(etcd) => self.etcd(etcd, at, false),
+            Step::SaveEtcd(etcd) => self.etcd_data(etcd, at, true),
+            Step::RestoreEtcd(etcd) => self.etcd_data(etcd, at, false),
             Step::Link(link) => {
                 self.host(&link.host);
             }

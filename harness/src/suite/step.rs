@@ -85,6 +85,11 @@ pub enum Step {
     StartEtcd(Etcd),
     /// Stops an etcd member.
     StopEtcd(Etcd),
+    /// Keeps a copy of the data of an etcd member that was stopped.
+    SaveEtcd(Etcd),
+    /// Puts a stopped etcd member back to what it knew when it was saved, as from a backup. Of a cluster all members have to
+    /// go back together.
+    RestoreEtcd(Etcd),
     /// Has etcd forget all history before its present revision.
     CompactEtcd(CompactEtcd),
     /// Sets a host's `eth0` up or down.

@@ -65,6 +65,8 @@ impl Step {
             Self::KillRelay(relay) => (format!("kill-relay {}", relay.node), vec![]),
             Self::StartEtcd(etcd) => (format!("start-etcd {}", etcd.member()), vec![]),
             Self::StopEtcd(etcd) => (format!("stop-etcd {}", etcd.member()), vec![]),
+            Self::SaveEtcd(etcd) => (format!("save-etcd {}", etcd.member()), vec![]),
+            Self::RestoreEtcd(etcd) => (format!("restore-etcd {}", etcd.member()), vec![]),
             Self::CompactEtcd(_) => ("compact-etcd".to_owned(), vec![]),
             Self::Link(link) => {
                 let state = match link.state {

@@ -15,9 +15,7 @@ impl Check<'_> {
 
     /// Checks that a member can be started, or stopped.
     pub(super) fn etcd(&mut self, etcd: &Etcd, at: Range<usize>, start: bool) {
-        let topology = self.topology;
-        let known = topology.members.iter().map(|member| member.name.as_str());
-        let (member, written) = (etcd.member(), etcd.member.as_deref().unwrap_or_default());
+        let member = etcd.member();
         if member == LEADER {
             if self.leader_stopped != start {
                 let message = if start { "no leader was stopped" } else { "the leader was stopped already" };
@@ -27,14 +25,8 @@ impl Check<'_> {
             self.leader_stopped = !start;
             return;
         }
-        if topology.member(member).is_none() {
-            let (at, message, label) = match &etcd.member {
-                Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),
-                None => (at, "which etcd member?".to_owned(), "needs `member`"),
-            };
-            return self
-                .mistakes
-                .push(Mistake::new(at, message, label).help(suggest(written, known, "members")));
+        if !self.is_member(etcd, &at) {
+            return;
         }
         let changed =
             if start { self.members.insert(member.to_owned()) } else { self.members.remove(member) };
@@ -44,5 +36,38 @@ impl Check<'_> {
             let help = "take the step out, or put its opposite before it";
             self.mistakes.push(Mistake::new(at, message, "changes nothing").help(help));
         }
+    }
+
+    /// Checks that a member's data can be saved, or restored.
+    pub(super) fn etcd_data(&mut self, etcd: &Etcd, at: Range<usize>, save: bool) {
+        if !self.is_member(etcd, &at) {
+            return;
+        }
+        let member = etcd.member();
+        if self.members.contains(member) {
+            let mistake = Mistake::new(at, format!("{member} runs at this step"), "needs it stopped");
+            self.mistakes.push(mistake.help("put a `stop-etcd` before it, and a `start-etcd` behind it"));
+        } else if save {
+            self.saved.insert(member.to_owned());
+        } else if !self.saved.contains(member) {
+            let mistake = Mistake::new(at, format!("no step has saved {member}"), "nothing to go back to");
+            self.mistakes.push(mistake.help("put a `save-etcd` before it"));
+        }
+    }
+
+    /// Whether the lab has the member; a mistake if it has not.
+    fn is_member(&mut self, etcd: &Etcd, at: &Range<usize>) -> bool {
+        let topology = self.topology;
+        if topology.member(etcd.member()).is_some() {
+            return true;
+        }
+        let (at, message, label) = match &etcd.member {
+            Some(name) => (name.span(), format!("the lab has no etcd member `{name}`"), "no such member"),
+            None => (at.clone(), "which etcd member?".to_owned(), "needs `member`"),
+        };
+        let written = etcd.member.as_deref().unwrap_or_default();
+        let known = topology.members.iter().map(|member| member.name.as_str());
+        self.mistakes.push(Mistake::new(at, message, label).help(suggest(written, known, "members")));
+        false
     }
 }

@@ -401,6 +401,13 @@ fn a_step_that_cannot_be_done_is_refused_and_its_like_that_can_be_is_not() {
         ),
         ("", "start-etcd = {}".to_owned(), "etcd runs already at this step"),
         ("", "stop-etcd = { member = 'etcd1' }".to_owned(), "the lab has no etcd member `etcd1`"),
+        ("", "save-etcd = { member = 'etcd1' }".to_owned(), "the lab has no etcd member `etcd1`"),
+        ("", "save-etcd = {}".to_owned(), "etcd runs at this step"),
+        (
+            "",
+            "repeat = { times = 2, steps = [{ stop-etcd = {} }, { restore-etcd = {} }, { start-etcd = {} }] }".to_owned(),
+            "no step has saved etcd",
+        ),
         ("", "link = { host = 'd', state = 'up' }".to_owned(), "the lab has no host `d`"),
         ("", "subnet-file = { node = 'c1' }".to_owned(), "`c1` is a container, not a node"),
         (

@@ -43,12 +43,12 @@ pub struct PutKey {
     pub value: Text,
 }
 
-/// Keys of `start-etcd` and `stop-etcd`.
+/// Keys of `start-etcd`, `stop-etcd`, `save-etcd` and `restore-etcd`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Etcd {
-    /// The member. May be left out if there is only one. `leader` is the one that leads; to start, the one that led when
-    /// it was stopped.
+    /// The member. May be left out if there is only one. `leader` is, to stop it, the one that leads; to start it, the one
+    /// that led when it was stopped.
     pub member: Option<Text>,
 }
 
