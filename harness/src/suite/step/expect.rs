@@ -45,6 +45,12 @@ impl Growth {
         self.metric.as_ref().or(self.kernel.as_ref()).map_or("", Text::as_str)
     }
 
+    /// Whether growth by that much is within its bounds.
+    pub fn allows(&self, grown: f64) -> bool {
+        self.at_least.is_none_or(|least| grown >= f64::from(least))
+            && self.at_most.is_none_or(|most| grown <= f64::from(most))
+    }
+
     /// What its bounds are, in words.
     pub fn bounds(&self) -> String {
         match (self.at_least, self.at_most) {
