@@ -256,6 +256,16 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     #[test]
+    fn a_port_that_is_taken_and_an_address_that_is_not_ones_own_are_told_apart() {
+        let taken = open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let SocketAddr::V4(port) = taken.local_addr().unwrap() else { unreachable!() };
+        assert!(matches!(open(port), Err(SocketError::InUse(address)) if address == port));
+        // RFC 5737: nobody has it.
+        let foreign = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 0);
+        assert!(matches!(open(foreign), Err(SocketError::NoSuchAddress(address)) if address == foreign));
+    }
+
+    #[test]
     fn a_socket_that_only_sends_queues_nothing_and_still_sends() {
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let (plain, sender) = (open(any).unwrap(), open_to_send(any).unwrap());
