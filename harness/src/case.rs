@@ -201,12 +201,14 @@ async fn judge(
              beside it"
         ));
     }
+    // In the order in which it happened: what ended the case last.
     let mut findings = runner.problems().to_vec();
+    findings.extend(error.as_ref().map(ToString::to_string));
     if overlay == RELAY {
         findings.extend(report::unprovoked(runner, case));
     }
     if let Some(error) = error.as_ref().filter(|error| error.is_lack())
-        && findings.is_empty()
+        && runner.problems().is_empty()
         && overlay != RELAY
     {
         report::discard(on_failure.reports);
@@ -214,10 +216,10 @@ async fn judge(
     }
     let mut expected = None;
     let mut pending = None;
-    let sound = findings.is_empty() && error.is_none();
+    let sound = findings.is_empty();
     match error {
         // What was seen until then is no new truth to be reviewed.
-        Some(error) => findings.insert(0, error.to_string()),
+        Some(_) => {}
         // Snapshots are relay's: what another does is none to be reviewed.
         None if overlay != RELAY => findings.extend(snapshot::contrast(case, runner.text(), overlay)),
         None => match snapshot::compare(case, runner.text()) {

@@ -9,7 +9,7 @@ pub(super) fn defects(packet: &Ipv4, before: Option<&Ipv4>) -> Vec<String> {
         [
             packet.checksum.is_bad().then(|| "BAD header checksum".to_owned()),
             packet.transport_checksum().is_bad().then(|| "BAD checksum".to_owned()),
-            packet.marked().is_some_and(|marked| marked.altered).then(|| "payload ALTERED".to_owned()),
+            altered(packet).map(|at| format!("payload ALTERED from octet {at}")),
             (packet.trailing > 0).then(|| format!("{} octets of junk after it", packet.trailing)),
         ]
     };
@@ -83,7 +83,6 @@ fn different_ends(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
 fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
     // Whether it is in one piece depends on who quotes it.
     let parted = quote.fragment.is_some() != packet.fragment.is_some();
-    let altered = |packet: &Ipv4| packet.marked().is_some_and(|marked| marked.altered);
     named([
         // A router need not undo what it did before it found the error (RFC 1812, section 4.3.2.3).
         (quote.ttl != packet.ttl && Some(quote.ttl) != packet.ttl.checked_sub(1), "ttl"),
@@ -94,8 +93,13 @@ fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
         (quote.options != packet.options, "options"),
         (quote.protocol != packet.protocol, "protocol"),
         (quote.checksum.is_bad() && !packet.checksum.is_bad(), "header checksum"),
-        (altered(quote) && !altered(packet), "payload"),
+        (altered(quote) != altered(packet) && altered(quote).is_some(), "payload"),
     ])
+}
+
+/// The first octet of its payload that is not what was sent.
+fn altered(packet: &Ipv4) -> Option<usize> {
+    packet.marked().and_then(|marked| marked.altered)
 }
 
 fn named<const N: usize>(found: [(bool, &'static str); N]) -> Vec<&'static str> {

@@ -15,6 +15,8 @@ use crate::wait;
 
 /// For an election, which takes etcd one to two seconds.
 const LED_WITHIN: Duration = Duration::from_secs(5);
+/// For an answer that a report can do without.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// From a change in etcd to its effect in every daemon.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 /// The same where a daemon may have overlooked it, and says nothing of that.
@@ -254,7 +256,7 @@ impl Lab {
             Some(owner) => format!("{node} to send {subnet} to {owner}"),
             None => format!("{node} to have no route to {subnet}"),
         };
-        wait::until(&awaited, within, async || {
+        let waited = wait::until(&awaited, within, async || {
             let routes = daemon.routes().await.map_err(|error| error.to_string())?;
             match (routes.get(&subnet), owner) {
                 (Some(found), Some(owner)) if *found == owner => Ok(()),
@@ -262,9 +264,27 @@ impl Lab {
                 (Some(found), _) => Err(format!("it sends it to {found}")),
                 (None, Some(_)) => Err("it has no route to it".to_owned()),
             }
-        })
-        .await
-        .map_err(|error| self.waited_in_vain(node, error))
+        });
+        match waited.await {
+            Ok(()) => Ok(()),
+            Err(mut vain) => {
+                let lease = self.lease_in_words(subnet).await;
+                vain.last = vain.last.map(|last| last + &lease);
+                Err(self.waited_in_vain(node, vain))
+            }
+        }
+    }
+
+    /// What etcd says of a subnet's lease, to be put behind what a daemon makes of it; nothing where it does not answer.
+    async fn lease_in_words(&self, subnet: Ipv4Net) -> String {
+        let key = lease_key(subnet);
+        match tokio::time::timeout(TOLD_WITHIN, self.leases()).await {
+            Ok(Ok(leases)) => match leases.iter().find(|lease| lease.key == key) {
+                Some(lease) => format!(", and etcd has its lease: {}", lease.value),
+                None => ", and etcd has no lease of it".to_owned(),
+            },
+            Ok(Err(_)) | Err(_) => String::new(),
+        }
     }
 
     /// The name of the etcd member that leads, once one does.

@@ -14,8 +14,8 @@ const MAGIC: [u8; 4] = *b"LABP";
 pub struct Marked {
     /// The probe's number.
     pub number: u32,
-    /// Whether the payload is not, octet by octet and as far as it is there, what the probe was sent with.
-    pub altered: bool,
+    /// The first octet of the payload, as far as it is there, that is not what the probe was sent with.
+    pub altered: Option<usize>,
 }
 
 /// The payload of a probe: `len` octets, marked if they suffice ([`LEN`]).
@@ -40,13 +40,14 @@ pub fn decode(payload: &[u8]) -> Option<u32> {
 /// Reads the marker at the start of a payload, or of as much as there is of it.
 pub(super) fn read(payload: &[u8]) -> Option<Marked> {
     let number = decode(payload)?;
-    let altered = payload.iter().enumerate().skip(LEN).any(|(at, octet)| *octet != fill(number, at));
+    let altered = (LEN..).zip(payload.get(LEN..)?).find(|(at, octet)| **octet != fill(number, *at));
+    let altered = altered.map(|(at, _)| at);
     Some(Marked { number, altered })
 }
 
 /// Finds a marker anywhere: in octets that are no packet.
 pub(crate) fn find(octets: &[u8]) -> Option<Marked> {
-    octets.windows(LEN).find_map(decode).map(|number| Marked { number, altered: false })
+    octets.windows(LEN).find_map(decode).map(|number| Marked { number, altered: None })
 }
 
 fn head(number: u32) -> [u8; LEN] {
@@ -84,7 +85,7 @@ mod tests {
             let at = at % len;
             payload[at] ^= flip;
             let seen = read(&payload);
-            prop_assert!(seen.is_none_or(|marked| marked.number != number || marked.altered));
+            prop_assert!(seen.is_none_or(|marked| marked.number != number || marked.altered == Some(at)));
         }
     }
 

@@ -64,7 +64,8 @@ impl Haul {
 pub(super) struct Toll {
     hosts: Vec<String>,
     streams: Vec<u16>,
-    before: Vec<u64>,
+    /// Of each of them, in the order of [`DAMAGED`] and [`REORDERED`].
+    before: Vec<Vec<u64>>,
 }
 
 impl Toll {
@@ -80,10 +81,12 @@ impl Toll {
         Self { hosts, streams, before }
     }
 
-    fn count(lab: &Lab, hosts: &[String]) -> Vec<u64> {
-        let counters = DAMAGED.into_iter().chain(REORDERED);
-        let sum = |(protocol, name)| hosts.iter().map(|host| lab.kernel_count(host, protocol, name)).sum();
-        counters.map(sum).collect()
+    fn count(lab: &Lab, hosts: &[String]) -> Vec<Vec<u64>> {
+        let of = |host: &String| {
+            let counters = DAMAGED.into_iter().chain(REORDERED);
+            counters.map(|(protocol, name)| lab.kernel_count(host, protocol, name)).collect()
+        };
+        hosts.iter().map(of).collect()
     }
 
     /// What they have counted since that they should not have.
@@ -91,11 +94,18 @@ impl Toll {
         let overtakings = self.streams.iter().map(|streams| overtakings_of_kernels(*streams)).sum();
         let bounds = DAMAGED.map(|counter| (counter, 0)).into_iter();
         let bounds = bounds.chain(REORDERED.map(|counter| (counter, overtakings)));
-        let growth = Self::count(lab, &self.hosts).into_iter().zip(&self.before);
-        let growth = growth.map(|(now, before)| now.saturating_sub(*before));
-        let exceeded = growth.zip(bounds).filter(|(growth, (_, allowed))| growth > allowed);
-        let told = |(growth, ((protocol, name), _))| {
-            format!("the kernels of {} counted {growth} {protocol} {name}", self.hosts.join(" and "))
+        let now = Self::count(lab, &self.hosts);
+        let grown = |at: usize| -> Vec<u64> {
+            let at = |counts: &Vec<u64>| counts.get(at).copied().unwrap_or(0);
+            now.iter().zip(&self.before).map(|(now, before)| at(now).saturating_sub(at(before))).collect()
+        };
+        let grown = bounds.enumerate().map(|(at, (counter, allowed))| (grown(at), counter, allowed));
+        let exceeded = grown.filter(|(grown, _, allowed)| grown.iter().sum::<u64>() > *allowed);
+        let told = |(grown, (protocol, name), _): (Vec<u64>, _, _)| {
+            let kernels = self.hosts.iter().zip(grown).filter(|(_, grown)| *grown > 0);
+            let kernels =
+                kernels.map(|(host, grown)| format!("{host}'s kernel counted {grown} {protocol} {name}"));
+            kernels.collect::<Vec<_>>().join(", ")
         };
         exceeded.map(told).collect()
     }

@@ -246,7 +246,7 @@ fn a_bad_checksum_is_shown_where_it_appears() {
     a   flannel0  >  ttl 63
     a   eth0      >  ttl 62  in udp a:8285 > b:8285 (ttl 64, len 112)
     b   eth0      <
-    b   flannel0  <  ttl 61  BAD checksum  payload ALTERED  out of udp
+    b   flannel0  <  ttl 61  BAD checksum  payload ALTERED from octet 55  out of udp
     b   cni0      >  ttl 60
     c2  eth0      <
     => lost after c2 eth0 <: unexplained

@@ -77,7 +77,7 @@ fn what_became_wrong_on_the_way_stands_in_a_table_too() {
     for text in [matrix.to_string(), mesh.to_string()] {
         let line = |label: &str| text.lines().find(|line| line.starts_with(label)).unwrap_or_default();
         assert!(!line("whole").contains(';'), "{text}");
-        assert!(line("spoilt").ends_with("; payload ALTERED at b flannel0 <"), "{text}");
+        assert!(line("spoilt").ends_with("; payload ALTERED from octet 55 at b flannel0 <"), "{text}");
         assert!(line("shorter").ends_with("; len 84 -> 83 at b flannel0 <"), "{text}");
     }
 }
