@@ -37,7 +37,7 @@ fn damage(before: &Hop, hop: &Hop) -> Vec<String> {
 
 /// What an ICMP error's quote has otherwise than the packet that the error is about had anywhere on its way. Nothing if that was
 /// seen nowhere.
-pub(super) fn misquoted(error: &[Hop], about: &Flow) -> Vec<&'static str> {
+pub(super) fn misquoted(error: &[Hop], about: &Flow) -> Vec<String> {
     let Some(Payload::Icmp(Icmp::Error { quote: Some(quote), .. })) =
         error.first().and_then(Hop::inner).map(|packet| &packet.payload)
     else {
@@ -45,7 +45,7 @@ pub(super) fn misquoted(error: &[Hop], about: &Flow) -> Vec<&'static str> {
     };
     let hops = about.hops.iter().chain(about.branches.iter().flat_map(|branch| &branch.hops));
     let seen: Vec<&Ipv4> = hops.flat_map(|hop| &hop.sightings).map(|sighting| &sighting.packet).collect();
-    let least = |different: fn(&Ipv4, &Ipv4) -> Vec<&'static str>| {
+    let least = |different: fn(&Ipv4, &Ipv4) -> Vec<String>| {
         let differences = seen.iter().map(|packet| match (quote.tunnelled(), packet.tunnelled()) {
             (Some(quoted), Some(inner)) => [different(quote, packet), different(quoted, inner)].concat(),
             _ => different(quote, packet.innermost()),
@@ -58,7 +58,7 @@ pub(super) fn misquoted(error: &[Hop], about: &Flow) -> Vec<&'static str> {
 }
 
 /// What translation may rewrite, if it is not the same in a quote and a packet.
-fn different_ends(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
+fn different_ends(quote: &Ipv4, packet: &Ipv4) -> Vec<String> {
     let transport = match (&quote.payload, &packet.payload) {
         (
             Payload::Icmp(Icmp::Echo { reply, id, seq, .. }),
@@ -80,7 +80,9 @@ fn different_ends(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
     ])
 }
 
-fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
+fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<String> {
+    let damage = altered(quote).filter(|_| altered(quote) != altered(packet));
+    let damage = damage.map(|at| format!("payload from octet {at}"));
     // Whether it is in one piece depends on who quotes it.
     let parted = quote.fragment.is_some() != packet.fragment.is_some();
     named([
@@ -93,8 +95,10 @@ fn different_otherwise(quote: &Ipv4, packet: &Ipv4) -> Vec<&'static str> {
         (quote.options != packet.options, "options"),
         (quote.protocol != packet.protocol, "protocol"),
         (quote.checksum.is_bad() && !packet.checksum.is_bad(), "header checksum"),
-        (altered(quote) != altered(packet) && altered(quote).is_some(), "payload"),
     ])
+    .into_iter()
+    .chain(damage)
+    .collect()
 }
 
 /// The first octet of its payload that is not what was sent.
@@ -102,8 +106,8 @@ fn altered(packet: &Ipv4) -> Option<usize> {
     packet.marked().and_then(|marked| marked.altered)
 }
 
-fn named<const N: usize>(found: [(bool, &'static str); N]) -> Vec<&'static str> {
-    found.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect()
+fn named<const N: usize>(found: [(bool, &'static str); N]) -> Vec<String> {
+    found.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.to_owned()).collect()
 }
 
 impl Flow {

@@ -39,7 +39,7 @@ pub struct Flow {
     /// The flow that it is about, if it is an error.
     pub about: Option<u32>,
     /// What it quotes of that otherwise than it was seen.
-    pub misquoted: Vec<&'static str>,
+    pub misquoted: Vec<String>,
     /// Who made it, if it is an error and that can be told.
     pub origin: Option<Origin>,
     /// Where it passed, in path order.
