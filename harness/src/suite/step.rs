@@ -118,8 +118,8 @@ pub enum Step {
     Stream(Stream),
     /// Waits until a node sends a subnet's packets to another node, or no longer sends them anywhere.
     WaitRoute(WaitRoute),
-    /// Does steps, and fails unless they keep within bounds of time, or counters grow as they are to meanwhile. What the
-    /// steps show is shown; what was measured is not, but for a bound that was not kept.
+    /// Does steps, and fails unless they keep within bounds of time, or counters grow as they are to meanwhile, or come to it
+    /// within 5 s. What the steps show is shown; what was measured is not, but for a bound that was not kept.
     Expect(Expect),
     /// Fails unless a relay's log has lines with a text in them, or gets them within 5 s.
     ExpectLog(ExpectLog),
