@@ -151,6 +151,8 @@ pub struct Runner<'a> {
     counters: BTreeMap<String, Counters>,
     /// As much of that as those counted that steps have ended.
     ended: BTreeMap<String, Counters>,
+    /// ICMP errors that nodes' daemons may have sent after they were last asked for their counters, and before they ended.
+    uncounted: BTreeMap<String, u64>,
     /// The sockets that receive UDP probes, by host and port. They stay open: to bind a port again at once may fail
     /// while a process that another case has just forked still has a copy of the old socket.
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
@@ -190,6 +192,7 @@ impl<'a> Runner<'a> {
             probes: 0,
             counters: BTreeMap::new(),
             ended: BTreeMap::new(),
+            uncounted: BTreeMap::new(),
             listeners: BTreeMap::new(),
             down: Vec::new(),
             streaming: false,

@@ -110,6 +110,12 @@ impl KernelDrops {
         }
     }
 
+    /// How many ICMP errors a host's kernel has sent so far, those of raw sockets among them.
+    #[must_use]
+    pub fn answered(&self, host: &str) -> u64 {
+        self.0.get(host).map_or(0, |tally| tally.answered)
+    }
+
     /// Whether a kernel has dropped something since `earlier` that it sends no error about.
     pub fn silent_since(&self, earlier: &Self) -> bool {
         let mut protocols = self.beside(earlier).flat_map(|(_, now, before)| now.protocols_since(before));

@@ -50,6 +50,9 @@ impl Runner<'_> {
         for (node, counters) in &self.counters {
             drops.note_sent_by_daemon(node, counters.icmp.values().sum());
         }
+        for (node, errors) in &self.uncounted {
+            drops.note_sent_by_daemon(node, *errors);
+        }
         drops
     }
 
@@ -231,15 +234,32 @@ impl Runner<'_> {
     }
 
     /// Keeps what a node's daemon has counted, which is about to be ended. What cannot be asked for is what it was when the lab
-    /// was last quiet.
-    pub(super) async fn keep_counted(&mut self, node: &str) {
+    /// was last quiet. What it does from now on nobody can ask for: [`Self::lost_counts`] is to be told what is returned once it
+    /// has ended.
+    pub(super) async fn keep_counted(&mut self, node: &str) -> LastCounted {
+        let answered = self.lab.kernel_drops().answered(node);
         if let Some(now) = self.lab.counters_of(node).await {
             self.note_counted(vec![(node.to_owned(), now)]);
         }
         if let Some(counted) = self.counters.get(node) {
             self.ended.insert(node.to_owned(), counted.clone());
         }
+        LastCounted { node: node.to_owned(), answered }
     }
+
+    /// A node's daemon has ended since it was last asked. ICMP errors that the node has sent since are taken for the daemon's:
+    /// those of the kernel that may be among them then count as silence, which accounts for a loss too many and for none too few.
+    pub(super) fn lost_counts(&mut self, last: LastCounted) {
+        let since = self.lab.kernel_drops().answered(&last.node).saturating_sub(last.answered);
+        *self.uncounted.entry(last.node).or_default() += since;
+    }
+}
+
+/// What a node had sent when its daemon's counters were last asked for, which is about to be ended.
+#[must_use]
+pub(super) struct LastCounted {
+    node: String,
+    answered: u64,
 }
 
 /// By how much each drop counter grew. Daemons that were not there before began at zero.

@@ -31,17 +31,19 @@ impl Runner<'_> {
     }
 
     pub(super) async fn kill_relay(&mut self, node: &str) -> Result<(), StepError> {
-        self.keep_counted(node).await;
+        let last = self.keep_counted(node).await;
         let began = now();
         self.lab.kill_daemon(node).await?;
+        self.lost_counts(last);
         self.lost_device(node, began);
         self.paused.retain(|paused| paused != node);
         Ok(())
     }
 
     pub(super) async fn wait_end(&mut self, node: &str) -> Result<ExitStatus, StepError> {
-        self.keep_counted(node).await;
+        let last = self.keep_counted(node).await;
         let status = self.lab.await_end(node).await?;
+        self.lost_counts(last);
         self.line(format!("  {}", crate::overlay::relay::ending(status)));
         Ok(status)
     }
@@ -59,9 +61,10 @@ impl Runner<'_> {
     }
 
     pub(super) async fn stop_relay(&mut self, node: &str) -> Result<(), StepError> {
-        self.keep_counted(node).await;
+        let last = self.keep_counted(node).await;
         let began = now();
         let status = self.lab.stop_daemon(node).await?;
+        self.lost_counts(last);
         self.lost_device(node, began);
         self.line(format!("  {}", crate::overlay::relay::ending(status)));
         Ok(())
