@@ -90,8 +90,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("net.ipv4.conf.default.accept_redirects", "0"),
     ("net.ipv4.conf.all.send_redirects", "0"),
     ("net.ipv4.conf.default.send_redirects", "0"),
-    // The kernel's limit on its own ICMP errors would make what a probe learns depend on its neighbours in time.
-    ("net.ipv4.icmp_ratelimit", "0"),
+    // The kernel's limit on its own ICMP errors would make what a probe learns depend on its neighbours in time. No type is
+    // limited: a limit of 0 would take the tokens that ip_error() has a limit of its own for.
+    ("net.ipv4.icmp_ratemask", "0"),
 ];
 
 /// Settings that exist only with some kernels or modules, or may be set only by the machine's root.
