@@ -5,6 +5,10 @@ const LONGEST: usize = 15;
 
 /// Names that mean something else in a lab.
 const TAKEN: [&str; 6] = ["lo", "eth0", "flannel0", "relay", "kernel", "default"];
+/// Names that the kernel has for something else, where it keeps the settings of interfaces.
+const SETTINGS: [&str; 2] = ["all", "default"];
+/// Names that hosts cannot have beside: that of the lab's own namespace, and words that a suite file or a text has for others.
+const WORDS: [&str; 6] = ["underlay", "all", "leader", "other", "nowhere", "none"];
 
 /// Why a host cannot be called this, if it cannot: hosts give their names to veths, network namespaces, columns of
 /// snapshots, and files.
@@ -21,7 +25,7 @@ pub(super) fn host_problem(name: &str) -> Option<String> {
             "a host's name is made of a-z, 0-9 and -, begins with a letter and does not end with -"
                 .to_owned(),
         )
-    } else if TAKEN.contains(&name) || is_member(name) {
+    } else if TAKEN.contains(&name) || WORDS.contains(&name) || is_member(name) {
         Some(format!("`{name}` means something else in a lab"))
     } else {
         None
@@ -35,7 +39,7 @@ pub(super) fn bridge_problem(name: &str) -> Option<String> {
         Some(problem)
     } else if !name.chars().all(allowed) || name.chars().all(|c| c == '.') {
         Some("an interface's name is made of letters, digits, -, _ and .".to_owned())
-    } else if TAKEN.contains(&name) {
+    } else if TAKEN.contains(&name) || SETTINGS.contains(&name) {
         Some(format!("`{name}` is another interface of a node"))
     } else {
         None
