@@ -35,7 +35,10 @@ pub(super) const COUNTERS: [&str; 3] =
 
 /// Which number in a line of `dev` counts the packets that a device dropped instead of sending them: TUN devices do when
 /// their queue is full (`tun_net_xmit` in the kernel's drivers/net/tun.c). The first eight are of reception.
-const TX_DROPPED: usize = 11;
+pub(super) const TX_DROPPED: usize = 11;
+/// And those that it did not take: a veth does not while it is down, or what is longer than its MTU
+/// (`__is_skb_forwardable` in the kernel's include/linux/netdevice.h).
+const RX_DROPPED: usize = 3;
 
 /// Counters that also grow with packets that the kernel answers with an ICMP error.
 const ANSWERED: [&str; 4] = ["InAddrErrors", "InNoRoutes", "InHdrErrors", "OutNoRoutes"];
@@ -43,8 +46,8 @@ const ANSWERED: [&str; 4] = ["InAddrErrors", "InNoRoutes", "InHdrErrors", "OutNo
 /// Counters of packets for many. A kernel that has no use for one says no more of it than that it came.
 const FOR_MANY: [&str; 3] = ["IgnoredMulti", "InMcastPkts", "InBcastPkts"];
 
-/// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`], and by the device that was to send
-/// it; and how many ICMP errors it sent.
+/// What one host's kernel has dropped so far, by counter, in the order of [`DROPS`], and by device, `flannel0 tx_dropped`; and
+/// how many ICMP errors it sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Tally {
     drops: Vec<u64>,
@@ -61,7 +64,14 @@ impl Lab {
     pub fn kernel_drops(&self) -> KernelDrops {
         let tally = |text: &str| Tally {
             drops: DROPS.iter().map(|(protocol, name)| counter(text, protocol, name)).collect(),
-            devices: device_drops(text),
+            devices: [("tx_dropped", TX_DROPPED), ("rx_dropped", RX_DROPPED)]
+                .into_iter()
+                .flat_map(|(name, column)| {
+                    let drops = device_drops(text, column).into_iter();
+                    // Named as ip-link(8) names the counter.
+                    drops.map(move |(device, drops)| (format!("{device} {name}"), drops))
+                })
+                .collect(),
             answered: counter(text, "Icmp", "OutTimeExcds") + counter(text, "Icmp", "OutDestUnreachs"),
         };
         KernelDrops(self.hosts().map(|host| (host.name().to_owned(), tally(&host.counters()))).collect())
@@ -130,11 +140,8 @@ impl KernelDrops {
             let protocols = now.protocols_since(before).into_iter();
             let protocols = protocols.filter(|(name, _)| for_many || !FOR_MANY.contains(name));
             all.extend(protocols.map(|(name, growth)| (host.to_owned(), name.to_owned(), growth)));
-            // Named as ip-link(8) names the counter.
             let devices = now.devices_since(before).into_iter();
-            all.extend(
-                devices.map(|(device, growth)| (host.to_owned(), format!("{device} tx_dropped"), growth)),
-            );
+            all.extend(devices.map(|(drops, growth)| (host.to_owned(), drops.to_owned(), growth)));
         }
         all
     }
@@ -190,12 +197,12 @@ fn find(text: &str, protocol: &str, name: &str) -> Option<u64> {
     found.and_then(|(_, value)| value.parse().ok())
 }
 
-/// The devices of `dev`, which begins with a line of its own kind, and how many packets each dropped instead of sending.
-pub(super) fn device_drops(text: &str) -> BTreeMap<String, u64> {
+/// The devices of `dev`, which begins with a line of its own kind, and a column of it.
+pub(super) fn device_drops(text: &str, column: usize) -> BTreeMap<String, u64> {
     let Some((_, dev)) = text.rsplit_once("Inter-|") else { return BTreeMap::new() };
     let drops = |line: &str| {
         let (device, numbers) = line.split_once(':')?;
-        Some((device.trim().to_owned(), numbers.split_whitespace().nth(TX_DROPPED)?.parse().ok()?))
+        Some((device.trim().to_owned(), numbers.split_whitespace().nth(column)?.parse().ok()?))
     };
     dev.lines().filter_map(drops).collect()
 }
@@ -219,8 +226,10 @@ mod tests {
         let dev = "Inter-|   Receive        |  Transmit\n face |bytes    packets errs drop\n    \
                    lo: 1 1 0 7 0 0 0 0 1 1 0 0 0 0 0 0\nflannel0: 1 1 0 0 0 0 0 0 9 9 0 25 0 0 0 0\n";
         let expected = [("flannel0".to_owned(), 25), ("lo".to_owned(), 0)];
-        assert_eq!(device_drops(&format!("{SNMP}{dev}")), expected.into());
-        assert_eq!(device_drops(SNMP), BTreeMap::new());
+        assert_eq!(device_drops(&format!("{SNMP}{dev}"), TX_DROPPED), expected.into());
+        let expected = [("flannel0".to_owned(), 0), ("lo".to_owned(), 7)];
+        assert_eq!(device_drops(&format!("{SNMP}{dev}"), RX_DROPPED), expected.into());
+        assert_eq!(device_drops(SNMP, TX_DROPPED), BTreeMap::new());
     }
 
     #[test]
@@ -228,7 +237,8 @@ mod tests {
         let drops = |csum, header, answered, queue| {
             let mut drops = vec![0; DROPS.len()];
             (drops[0], drops[10]) = (csum, header);
-            let devices = [("flannel0".to_owned(), queue), ("eth0".to_owned(), 0)].into();
+            let devices =
+                [("flannel0 tx_dropped".to_owned(), queue), ("eth0 rx_dropped".to_owned(), 0)].into();
             KernelDrops([("a".to_owned(), Tally { drops, devices, answered })].into())
         };
         let (before, after) = (drops(1, 10, 4, 0), drops(2, 13, 6, 3));

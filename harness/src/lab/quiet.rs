@@ -241,7 +241,7 @@ impl Lab {
         let tally = |interface, direction| self.recorder.tally(node, interface, direction);
         Ok(Seen {
             to_device: tally(device, Direction::Out).frames,
-            queue_full: kernel::device_drops(&counters).get(device).copied().unwrap_or(0),
+            queue_full: kernel::device_drops(&counters, kernel::TX_DROPPED).get(device).copied().unwrap_or(0),
             from_device: tally(device, Direction::In).frames,
             datagrams_out: tally(INTERFACE, Direction::Out).datagrams.saturating_sub(self.injected(node)),
             datagrams_in: tally(INTERFACE, Direction::In).datagrams.saturating_sub(self.astray(node)),
