@@ -119,32 +119,38 @@ pub(super) fn claim(probe: &Probe, packet: &Ipv4) -> Option<Part> {
 
 /// The same for a packet that was built field by field, which may itself be an ICMP error, or no packet at all.
 fn claim_crafted(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> Option<Part> {
-    let mut levels = std::iter::successors(Some(packet), |packet| packet.tunnelled());
-    if levels.any(|packet| is_crafted(probe, crafted, packet)) {
+    let levels = || std::iter::successors(Some(packet), |packet| packet.tunnelled());
+    if levels().any(|packet| is_same(probe, crafted, packet)) {
         return Some(Part::Request);
     }
     let inner = packet.innermost();
-    match &inner.payload {
-        Payload::Icmp(Icmp::Error { kind, quote: Some(quote), .. }) => {
-            let about = match claim_crafted(probe, crafted, quote)? {
-                Part::Request => Quoted::Request,
-                Part::Reply | Part::Error { .. } => Quoted::Reply,
-            };
-            Some(Part::Error { about, kind: *kind })
-        }
+    // What comes of it may go back from the port that it came in a datagram from: a relay's.
+    let caused = match &inner.payload {
+        Payload::Icmp(Icmp::Error { kind, quote: Some(quote), .. }) => claim_crafted(probe, crafted, quote)
+            .map(|about| match about {
+                Part::Request => Part::Error { about: Quoted::Request, kind: *kind },
+                Part::Reply | Part::Error { .. } => Part::Error { about: Quoted::Reply, kind: *kind },
+            }),
         Payload::Icmp(Icmp::Echo { reply: true, id, .. }) => {
             (*id == crafted.id && inner.source == probe.to).then_some(Part::Reply)
         }
-        _ => (inner.marker() == Some(crafted.marker)).then_some(Part::Request),
-    }
+        _ => None,
+    };
+    let carried =
+        || levels().any(|packet| carries(crafted, packet)) || inner.marker() == Some(crafted.marker);
+    caused.or_else(|| carried().then_some(Part::Request))
 }
 
-/// Whether a packet, or a tunnel datagram, is the one that was sent, whatever is inside of it.
-fn is_crafted(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> bool {
-    let same = (packet.source, packet.destination, packet.protocol, packet.id)
-        == (probe.source, probe.to, crafted.protocol, crafted.id);
+/// Whether a packet is the one that was sent.
+fn is_same(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> bool {
+    (packet.source, packet.destination, packet.protocol, packet.id)
+        == (probe.source, probe.to, crafted.protocol, crafted.id)
+}
+
+/// Whether a packet is the tunnel datagram that it was sent in, whatever is inside of that.
+fn carries(crafted: Crafted, packet: &Ipv4) -> bool {
     let carries = |udp: &Udp| udp.tunnelled != Tunnelled::No && Some(udp.source) == crafted.outer;
-    same || matches!(&packet.payload, Payload::Udp(udp) if carries(udp))
+    matches!(&packet.payload, Payload::Udp(udp) if carries(udp))
 }
 
 fn claim_message(probe: &Probe, packet: &Ipv4, quoted: bool) -> Option<Quoted> {
@@ -188,5 +194,6 @@ pub(super) fn claim_malformed(probe: &Probe, frame: &Frame, salvaged: &Ipv4) -> 
     let Key::Crafted(crafted) = probe.key else { return None };
     let marked = marker::find(&frame.octets).is_some_and(|marked| marked.number == crafted.marker);
     let same = fingerprint(frame.network_octets()) == crafted.fingerprint;
-    (marked || same || is_crafted(probe, crafted, salvaged)).then_some(Part::Request)
+    let is_it = marked || same || is_same(probe, crafted, salvaged) || carries(crafted, salvaged);
+    is_it.then_some(Part::Request)
 }
