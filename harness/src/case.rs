@@ -222,14 +222,14 @@ async fn judge(
         Some(_) => {}
         // Snapshots are relay's: what another does is none to be reviewed.
         None if overlay != RELAY => findings.extend(snapshot::contrast(case, runner.text(), overlay)),
-        None => match snapshot::compare(case, runner.text()) {
+        None => match snapshot::compare(case, runner.text(), sound) {
             Comparison::Same => {}
             Comparison::New { pending: path } => {
-                findings.push(format!("it has no snapshot yet{}", review(path.as_deref())));
+                findings.push(format!("it has no snapshot yet{}", review(path.as_deref(), sound)));
                 pending = path;
             }
             Comparison::Differs { expected: text, pending: path } => {
-                findings.push(format!("it differs from its snapshot{}", review(path.as_deref())));
+                findings.push(format!("it differs from its snapshot{}", review(path.as_deref(), sound)));
                 expected = Some(text);
                 pending = path;
             }
@@ -246,9 +246,10 @@ async fn judge(
     if sound && overlay != RELAY { Verdict::Differs(report) } else { Verdict::Failed(report) }
 }
 
-fn review(pending: Option<&Path>) -> String {
+fn review(pending: Option<&Path>, sound: bool) -> String {
     match pending {
         Some(_) => "; look at the new text with `cargo insta review`".to_owned(),
+        None if !sound => "; what is seen in a case that fails is not accepted".to_owned(),
         None => String::new(),
     }
 }

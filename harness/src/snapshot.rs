@@ -57,8 +57,9 @@ fn workspace_root() -> PathBuf {
     current.ancestors().find(|path| path.join("Cargo.lock").exists()).unwrap_or(&current).to_owned()
 }
 
-/// Compares a case's text with its snapshot, and leaves what is new or different for `cargo insta review`.
-pub fn compare(case: &Case, text: &str) -> Comparison {
+/// Compares a case's text with its snapshot, and leaves what is new or different for `cargo insta review`. What is seen in a
+/// case that is not `sound` is not accepted, whatever `INSTA_UPDATE` says.
+pub fn compare(case: &Case, text: &str, sound: bool) -> Comparison {
     let stem = case.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // insta takes a relative directory for one below this source file.
     let beside = case.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -66,6 +67,14 @@ pub fn compare(case: &Case, text: &str) -> Comparison {
     let accepted = directory.join(format!("{stem}.snap"));
     let pending = directory.join(format!("{stem}.snap.new"));
     let expected = read(&accepted);
+    let accepts = matches!(std::env::var("INSTA_UPDATE").as_deref(), Ok("always" | "1" | "force"));
+    if !sound && accepts {
+        return match expected {
+            Some(expected) if expected == text.trim_end() => Comparison::Same,
+            Some(expected) => Comparison::Differs { expected, pending: None },
+            None => Comparison::New { pending: None },
+        };
+    }
     if expected.as_deref() == Some(text.trim_end()) {
         let _ = fs::remove_file(&pending);
     }
