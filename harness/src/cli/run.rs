@@ -243,11 +243,16 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
     let bad_cases = all.iter().filter(|case| !matches!(case.outcome.verdict, Verdict::Passed));
     let reported =
         |case: &Ended| !matches!(case.outcome.verdict, Verdict::Passed) && reports.join(&case.name).is_dir();
-    if all.iter().any(reported) {
-        say!("reports: {}", reports.display());
-    }
-    for case in bad_cases {
-        say!("  {}", case.name);
+    let (reported, others): (Vec<&Ended>, Vec<&Ended>) = bad_cases.partition(|case| reported(case));
+    for (cases, heading) in
+        [(reported, format!("reports: {}", reports.display())), (others, "without a report:".to_owned())]
+    {
+        if !cases.is_empty() {
+            say!("{heading}");
+        }
+        for case in cases {
+            say!("  {}", case.name);
+        }
     }
     let mut line = format!("{passed} passed, {failed} failed");
     if different > 0 {

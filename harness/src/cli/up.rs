@@ -19,10 +19,7 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts, choice: &Choice) -> Result<
         None => Topology::default(),
         Some(file) => match Case::load(file) {
             Ok(case) => case.topology,
-            Err(error) => {
-                eprintln!("{}", case::render(&error));
-                return Ok(FAILED);
-            }
+            Err(error) => return Err(Usage(case::render(&error).trim().to_owned())),
         },
     };
     let workshop = choice.workshop(parts)?;
