@@ -114,8 +114,10 @@ impl Packet {
 pub enum Checksum {
     /// It matches.
     Good,
-    /// It does not match: the one outcome worth showing.
+    /// It does not match.
     Bad,
+    /// The sender left it out, as UDP may (RFC 768): nobody notices damage.
+    Absent,
     /// It cannot be told: not all octets are there, or the hardware was to fill it in.
     #[default]
     Unverified,

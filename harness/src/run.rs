@@ -350,6 +350,20 @@ impl<'a> Runner<'a> {
             let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());
             self.problem(text);
         }
+        if journey.is_unrecorded(&self.map) {
+            let text = journey.ladder(&self.map);
+            self.problem(format!("it arrived, and no interface recorded it:\n{}", text.trim_end()));
+        }
+        if journey.is_from_nowhere() {
+            let text = journey.ladder(&self.map);
+            let why = if self.lab.is_flooded() {
+                ". What goes beside bulk data, on the same way, may be in one run with them (UDP_SEGMENT), which is not recorded: \
+                 give the bulk data another pair of nodes, or the lab `flags = [\"--offload=none\"]`"
+            } else {
+                ""
+            };
+            self.problem(format!("a packet came from nowhere{why}:\n{}", text.trim_end()));
+        }
     }
 
     /// From now on the addresses that a node and its containers have by its lease are printed by their names.

@@ -122,6 +122,20 @@ impl Journey {
         self.is_unexplained() || !self.unattributed.is_empty() || !self.unseen.is_empty()
     }
 
+    /// Whether any of its packets was seen where nothing that was recorded can have come.
+    #[must_use]
+    pub fn is_from_nowhere(&self) -> bool {
+        let nowhere = |flow: &Flow| flow.branches.iter().any(|branch| branch.after.is_none());
+        self.flows.iter().any(nowhere)
+    }
+
+    /// Whether it was delivered and no interface recorded it, although it had to leave its host: what it says proves nothing.
+    #[must_use]
+    pub fn is_unrecorded(&self, map: &Map) -> bool {
+        let seen_nowhere = |flow: &Flow| flow.hops.is_empty() && flow.verdict.is_delivered();
+        self.request().is_some_and(seen_nowhere) && !map.has(&self.probe.from, self.probe.to)
+    }
+
     /// Accounts for every loss that nothing else does and that happened where a daemon had the packet: `what`.
     pub fn blame_daemons(&mut self, what: &str) {
         // A datagram that a fragment is missing of never reaches it; fragments of packets do, one by one.

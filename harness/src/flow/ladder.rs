@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::defect::defects;
+use super::defect::{defects, rewritten, uneven};
 use super::hop::sign;
 use super::observation::Key;
 use super::{Branch, End, Flow, Hop, Journey, Map, Part, Place, Probe, Verdict};
@@ -132,6 +132,7 @@ impl Flow {
             }
         }
         fields.extend(defects(packet, None));
+        fields.extend(uneven(hop, None));
         fields.join("  ")
     }
 }
@@ -195,7 +196,8 @@ fn traits(packet: &Ipv4) -> Vec<String> {
     traits
 }
 
-fn tos(tos: u8) -> String {
+/// What is in a TOS octet, in words.
+pub(super) fn tos(tos: u8) -> String {
     let ecn = ["", " ect1", " ect0", " ce"][usize::from(tos & 3)];
     match tos >> 2 {
         0 if !ecn.is_empty() => format!("ecn{ecn}"),
@@ -270,6 +272,7 @@ fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) 
         list.push("options rewritten".to_owned());
     }
     list.extend(defects(is, Some(was)));
+    list.extend(rewritten(was, is));
     match (before.outer(), hop.outer()) {
         (None, Some(outer)) => list.push(envelope(map, hop, outer)),
         (Some(_), None) => list.push("out of udp".to_owned()),
@@ -278,6 +281,7 @@ fn changes(map: &Map, before: &Hop, hop: &Hop) -> (Option<String>, Vec<String>) 
         }
         _ => {}
     }
+    list.extend(uneven(hop, Some(before)));
     (ttl, list)
 }
 

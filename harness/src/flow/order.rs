@@ -16,15 +16,23 @@ pub struct Disorder {
     pub by: Option<String>,
 }
 
-/// Where packets of a stream that are `part` of their journeys changed their order, on the longest of their ways. Of a
-/// packet that passes a point twice the first passage counts.
+/// Where packets of a stream that are `part` of their journeys changed their order, on any of their ways, the longest first.
+/// Of a packet that passes a point twice the first passage counts.
 #[must_use]
 pub fn disorders(journeys: &[Journey], part: Part) -> Vec<Disorder> {
-    let flows: Vec<&Flow> =
+    let mut flows: Vec<&Flow> =
         journeys.iter().filter_map(|journey| journey.flows.iter().find(|flow| flow.part == part)).collect();
-    let Some(longest) = flows.iter().max_by_key(|flow| flow.hops.len()) else { return Vec::new() };
+    flows.sort_by_key(|flow| std::cmp::Reverse(flow.hops.len()));
+    let mut pairs: Vec<(&Hop, &Hop)> = Vec::new();
+    for (before, after) in flows.iter().flat_map(|flow| flow.hops.iter().zip(flow.hops.iter().skip(1))) {
+        let is_same =
+            |(one, other): &(&Hop, &Hop)| one.passes_same_point(before) && other.passes_same_point(after);
+        if !pairs.iter().any(is_same) {
+            pairs.push((before, after));
+        }
+    }
     let mut disorders = Vec::new();
-    for (before, after) in longest.hops.iter().zip(longest.hops.iter().skip(1)) {
+    for (before, after) in pairs {
         let (earlier, later) = (passages(&flows, before), passages(&flows, after));
         let both = earlier.iter().filter_map(|(packet, at)| Some((*at, *later.get(packet)?)));
         if overtake(both.collect()) {

@@ -23,6 +23,8 @@ pub struct Summary {
     pub causes: BTreeMap<String, usize>,
     /// ICMP errors about probes of which nothing was lost, with who made them.
     pub undeserved: BTreeSet<String>,
+    /// What became wrong on the way of packets that no path shows: those that did not arrive, and ICMP errors.
+    pub damage: BTreeSet<String>,
 }
 
 /// The paths of one direction.
@@ -97,6 +99,8 @@ impl Summary {
                     Part::Error { kind, .. } => {
                         let host = flow.origin.as_ref().map_or("nowhere", |origin| origin.host.as_str());
                         errors.push(format!("{kind} from {host}"));
+                        let damage = flow.damage().into_iter();
+                        summary.damage.extend(damage.map(|what| format!("{kind} from {host}: {what}")));
                         continue;
                     }
                 };
@@ -105,6 +109,7 @@ impl Summary {
                 } else {
                     lost = true;
                     *summary.causes.entry(flow.verdict_without_numbers()).or_default() += 1;
+                    summary.damage.extend(flow.damage());
                 }
             }
             summary.lost += usize::from(lost);
@@ -126,6 +131,9 @@ impl Summary {
         }
         for error in &self.undeserved {
             let _ = writeln!(text, "\nabout pings that were not lost: {error}");
+        }
+        for what in &self.damage {
+            let _ = writeln!(text, "\nwrong with packets of no path: {what}");
         }
         if losses {
             let _ = writeln!(text, "\nlost: {} of {}{}", self.lost, self.sent, self.causes_in_words());

@@ -32,6 +32,12 @@ impl Lab {
         self.unrecorded = u64::from(u32::MAX);
     }
 
+    /// Whether packets may have been sent that are not recorded.
+    #[must_use]
+    pub fn is_flooded(&self) -> bool {
+        self.unrecorded > 0
+    }
+
     /// Waits until all is at rest after floods, and records everything again. Every equation holds exactly from then on.
     ///
     /// # Errors

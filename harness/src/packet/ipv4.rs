@@ -35,6 +35,8 @@ pub struct Ipv4 {
     pub missing: usize,
     /// IANA's protocol number.
     pub protocol: u8,
+    /// The transport's checksum field as it stands, if that is there: in host byte order.
+    pub transport_sum: Option<u16>,
     /// What it carries.
     pub payload: Payload,
 }
@@ -92,6 +94,7 @@ impl Ipv4 {
             trailing: if reading.tight { octets.len().saturating_sub(declared) } else { 0 },
             missing: if reading.quoted { 0 } else { declared.saturating_sub(octets.len()) },
             protocol: header.protocol().0,
+            transport_sum: if offset > 0 { None } else { transport::sum(header.protocol(), body) },
             payload: Payload::Other,
         };
         packet.payload = if offset > 0 {
@@ -122,6 +125,7 @@ impl Ipv4 {
             trailing: 0,
             missing: 0,
             protocol: octet(9),
+            transport_sum: None,
             payload: Payload::Malformed,
         }
     }

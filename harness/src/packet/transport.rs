@@ -1,6 +1,6 @@
 //! UDP (RFC 768), with what it tunnels, and TCP (RFC 9293).
 
-use etherparse::{EtherType, Ethernet2HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use etherparse::{EtherType, Ethernet2HeaderSlice, IpNumber, TcpHeaderSlice, UdpHeaderSlice};
 
 use super::{Checksum, Ipv4, Reading, be16, marker, marker::Marked, pseudo_header};
 
@@ -19,6 +19,16 @@ pub(super) struct Segment<'a> {
     pub(super) verify: bool,
 }
 
+/// The checksum field of a transport's header, wherever the protocol has it.
+pub(super) fn sum(protocol: IpNumber, body: &[u8]) -> Option<u16> {
+    match protocol {
+        IpNumber::ICMP => be16(body, 2),
+        IpNumber::UDP => be16(body, 6),
+        IpNumber::TCP => be16(body, 16),
+        _ => None,
+    }
+}
+
 /// A UDP datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Udp {
@@ -28,7 +38,7 @@ pub struct Udp {
     pub destination: u16,
     /// Length of header and payload in octets, as the header says.
     pub len: u16,
-    /// The checksum; unverified also if the sender left it out (zero).
+    /// The checksum.
     pub checksum: Checksum,
     /// The marker in its payload.
     pub marked: Option<Marked>,
@@ -52,6 +62,7 @@ impl Udp {
         let header = UdpHeaderSlice::from_slice(segment.body).ok()?;
         let len = header.length();
         let checksum = match (header.checksum(), segment.body.get(..usize::from(len))) {
+            (0, _) => Checksum::Absent,
             (1.., Some(datagram)) if segment.verify && len >= 8 => {
                 Checksum::over(&[&pseudo_header(ip.source, ip.destination, ip.protocol, len), datagram])
             }

@@ -234,7 +234,9 @@ impl Runner<'_> {
             .iter()
             .filter(|journey| journey.is_unexplained())
             .partition(|journey| journey.flows.iter().any(|flow| flow.verdict.is_unexplained()));
-        for journey in copied {
+        let unrecorded = journeys.iter().find(|journey| journey.is_unrecorded(&self.map));
+        let from_nowhere = journeys.iter().find(|journey| journey.is_from_nowhere());
+        for journey in copied.into_iter().chain(unrecorded).chain(from_nowhere) {
             self.judge(journey);
         }
         for journey in journeys {

@@ -228,6 +228,12 @@ impl Check<'_> {
                         "give it `at-least`, `at-most` or both",
                     );
                 }
+                if let (Some(least), Some(most)) = (expect.at_least, expect.at_most)
+                    && least > most
+                {
+                    let message = "`expect-metric` has bounds that say nothing".to_owned();
+                    self.mistake(&expect.metric, message, "no number is both", "give the lower one first");
+                }
             }
             Step::StartEtcd(etcd) => self.etcd(etcd, at, true),
             Step::StopEtcd(etcd) => self.etcd(etcd, at, false),

@@ -61,6 +61,19 @@ fn disorder_between_hosts_is_told_from_disorder_that_a_host_makes() {
 }
 
 #[test]
+fn each_of_the_ways_that_a_stream_took_is_judged() {
+    let ping = ping(62, 56);
+    let by_kernel = |[left, arrived]: [u64; 2]| {
+        let recording = Recording::of(probe(64, 56)).at(left).seen("a cni0 <", &ping);
+        recording.at(arrived).seen("a flannel0 >", &ping.clone().ttl(61)).journey()
+    };
+    let mut journeys = passing(&[[10, 20, 40], [11, 22, 41]]);
+    journeys.extend([by_kernel([50, 60]), by_kernel([51, 55])]);
+    let by = disorders(&journeys, Part::Request).into_iter().map(|disorder| disorder.by);
+    assert_eq!(Vec::from_iter(by), [Some("a".to_owned())]);
+}
+
+#[test]
 fn what_became_wrong_on_the_way_stands_in_a_table_too() {
     let (good, spoilt, shorter) = (ping(64, 56), ping(64, 56).spoilt(), ping(64, 55));
     let mut matrix = Matrix::new(Cell::Pieces);
