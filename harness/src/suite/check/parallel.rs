@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::Check;
+use crate::capture::FLOOD_PORTS;
 use crate::packet::marker;
 use crate::suite::mistake::Mistake;
 use crate::suite::step::{Parallel, Shape, Step, Transfer, Transport};
@@ -152,6 +153,19 @@ impl Check<'_> {
                         format!("give it {whole} octets at most, or send it before or after"),
                     )
                 }
+                Step::Udp(udp)
+                    if unrecorded && udp.source_port.is_some_and(|port| FLOOD_PORTS.contains(&port)) =>
+                {
+                    (
+                        "beside a `transfer` or `flood` what is from such a `source-port` is not recorded"
+                            .to_owned(),
+                        format!(
+                            "ports {} to {} are theirs: take another",
+                            FLOOD_PORTS.start(),
+                            FLOOD_PORTS.end()
+                        ),
+                    )
+                }
                 _ => continue,
             };
             self.mistakes.push(Mistake::new(at.clone(), message, "in a branch").help(help));
@@ -285,6 +299,10 @@ mod tests {
         assert_eq!(told(&[PING, long]), [""; 0]);
         let fragments = "beside a `transfer` or `flood` fragments of UDP are not recorded";
         assert_eq!(told(&[TRANSFER, long]), [fragments]);
+        let port = |from: &str| format!("{{ udp = {{ from = '{from}', to = 'c4', source-port = 29500 }} }}");
+        let unrecorded = "beside a `transfer` or `flood` what is from such a `source-port` is not recorded";
+        assert_eq!(told(&[PING, &port("c3")]), [""; 0]);
+        assert_eq!(told(&[TRANSFER, &port("c3")]), [unrecorded]);
         assert_eq!(told(&[TRANSFER, TRANSFER]), ["c1 is to send a `transfer` at the same time"]);
     }
 
