@@ -131,8 +131,9 @@ fn claim_crafted(probe: &Probe, crafted: Crafted, packet: &Ipv4) -> Option<Part>
                 Part::Request => Part::Error { about: Quoted::Request, kind: *kind },
                 Part::Reply | Part::Error { .. } => Part::Error { about: Quoted::Reply, kind: *kind },
             }),
-        Payload::Icmp(Icmp::Echo { reply: true, id, .. }) => {
-            (*id == crafted.id && inner.source == probe.to).then_some(Part::Reply)
+        Payload::Icmp(Icmp::Echo { reply: true, id, marked, .. }) => {
+            let answers = *id == crafted.id || marked.is_some_and(|marked| marked.number == crafted.marker);
+            (answers && inner.source == probe.to).then_some(Part::Reply)
         }
         _ => None,
     };

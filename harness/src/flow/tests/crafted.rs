@@ -67,6 +67,19 @@ fn delivered(craft: &Craft) -> Recording {
 }
 
 #[test]
+fn an_answer_from_the_port_that_the_packet_came_from_is_none_of_its_ways() {
+    let pong = Build::echo(C1, C2, true, 0, 1, &crate::packet::marker::encode(1, 56)).ttl(61);
+    let datagram = Build::udp((A, PORT), (B, PORT), &pong.octets());
+    let mut recording = delivered(&echo()).seen("a eth0 >", &datagram).seen("b eth0 <", &datagram);
+    if let Key::Crafted(crafted) = &mut recording.observation.probe.key {
+        crafted.outer = Some(PORT);
+    }
+    let journey = recording.journey();
+    assert_eq!(Vec::from_iter(journey.flows.iter().map(|flow| flow.part)), [Part::Request, Part::Reply]);
+    assert!(!journey.is_from_nowhere(), "{}", journey.ladder(&map()));
+}
+
+#[test]
 fn the_answer_goes_to_whom_the_packet_named_and_that_is_enough() {
     let pong = Build::echo(C1, C2, true, ID, 1, &crate::packet::marker::encode(1, 56)).ttl(61);
     let datagram = Build::udp((A, PORT), (B, PORT), &pong.octets());
