@@ -9,7 +9,7 @@
 //! | `eth0` is | the member's own | moved into the container | the member's own |
 //! | etcd listens on | TCP | TCP | Unix sockets, forwarded from TCP in the member's namespace |
 //!
-//! No member outlives this process: children carry `PR_SET_PDEATHSIG`, containers have a [`reaper`].
+//! No member outlives this process: children carry `PR_SET_PDEATHSIG`, containers have the [`reaper`](crate::reaper).
 
 mod attach;
 mod backup;
@@ -22,7 +22,6 @@ mod image;
 mod options;
 mod process;
 mod readiness;
-pub mod reaper;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,6 +37,7 @@ use self::options::Options;
 use self::process::Process;
 use self::readiness::{answers, answers_http};
 use crate::netns::{self, Namespace};
+use crate::reaper;
 
 /// The port that clients connect to.
 pub const CLIENT_PORT: u16 = 2379;
@@ -283,7 +283,7 @@ impl Cluster {
     /// Ends all members and removes what they left.
     ///
     /// # Errors
-    /// When the engine fails to remove a container; the [`reaper`] tries again when this process ends.
+    /// When the engine fails to remove a container; the [`reaper`](crate::reaper) tries again when this process ends.
     pub async fn shutdown(self) -> Result<(), Error> {
         for member in self.members {
             match member.body {

@@ -14,6 +14,7 @@ pub mod overlay;
 mod owner;
 pub mod packet;
 pub mod probe;
+pub mod reaper;
 pub mod report;
 pub mod run;
 pub mod sandbox;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::case::{self, OnFailure, Verdict};
-use crate::etcd::reaper;
 use crate::lab::Workshop;
 use crate::overlay::relay::Relay;
+use crate::reaper;
 use crate::snapshot;
 use crate::suite::{self, Found};
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use harness::cli::{self, Cli};
-use harness::etcd::reaper;
+use harness::reaper;
 
 fn main() -> ExitCode {
     reaper::serve_if_asked();

@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::GetOptions;
-use harness::etcd::{Cluster, Error, Kind, MemberSpec, client, reaper};
+use harness::etcd::{Cluster, Error, Kind, MemberSpec, client};
 use harness::netns::Namespace;
+use harness::reaper;
 use harness::sandbox::Sandbox;
 use libtest_mimic::{Arguments, Failed, Trial};
 

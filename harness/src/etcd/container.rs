@@ -26,9 +26,9 @@ use super::engine::{Engine, refused};
 use super::forward::{Forward, remove_if_there};
 use super::image::Image;
 use super::options::{Listen, client_socket, peer_socket};
-use super::reaper::{Charge, Reaper};
 use super::{Body, CLIENT_PORT, Error, MemberSpec, Options, PEER_PORT, STOP_WITHIN, system};
 use crate::netns::Namespace;
+use crate::reaper::{Charge, Reaper};
 
 /// Where a member's directory is in its container: its working directory, with its data and sockets.
 const INSIDE: &str = "/member";

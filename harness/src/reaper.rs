@@ -59,14 +59,14 @@ pub struct Reaper {
 
 /// A container or directory that the reaper removes: at once when this is dropped, or when this process ends.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     reaper: &'static Reaper,
     what: String,
 }
 
 impl Charge {
     /// Takes it back: what was charged is gone.
-    pub(super) fn settled(mut self) {
+    pub(crate) fn settled(mut self) {
         self.reaper.tell('-', &std::mem::take(&mut self.what));
     }
 }
@@ -104,7 +104,7 @@ impl Reaper {
     }
 
     /// A name that begins with the owner's, and that this machine has not seen.
-    pub(super) fn unique_name(&self) -> String {
+    pub(crate) fn unique_name(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         format!("{}-{}", self.owner, COUNT.fetch_add(1, Ordering::Relaxed))
     }
@@ -136,12 +136,12 @@ impl Reaper {
     }
 
     /// Charges the reaper with the container of that name, before it is created.
-    pub(super) fn container(&'static self, name: &str) -> Result<Charge, Error> {
+    pub(crate) fn container(&'static self, name: &str) -> Result<Charge, Error> {
         self.charge(format!("container {name}"))
     }
 
     /// Charges the reaper with a directory, with all that is in it.
-    pub(super) fn directory(&'static self, path: &Path) -> Result<Charge, Error> {
+    pub(crate) fn directory(&'static self, path: &Path) -> Result<Charge, Error> {
         self.charge(format!("directory {}", path.display()))
     }
 
