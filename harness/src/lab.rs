@@ -20,6 +20,7 @@ use crate::capture::frame::Role;
 use crate::capture::recorder::{self, Recorder};
 use crate::etcd;
 use crate::overlay::{self, Attachment, Daemon, Overlay};
+use crate::reaper::{self, Reaper};
 use crate::sandbox::{self, Sandbox};
 use crate::topology::{Node, Topology};
 use crate::wait::TimedOut;
@@ -67,13 +68,16 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// Checks that the machine has what labs need, and moves the process into its private namespaces.
+    /// Checks that the machine has what labs need, moves the process into its private namespaces, and starts the reaper that
+    /// ends all that is left in them.
     ///
     /// # Errors
     /// When something is missing or forbidden: the message says what to change. Call it before any thread is started.
     pub fn new(overlay: Arc<dyn Overlay>, etcd: etcd::Kind) -> Result<Self, WorkshopError> {
         overlay.check_machine()?;
         let sandbox = Sandbox::enter()?;
+        // Before anything is started that is to end with this process.
+        Reaper::get()?.guard(&sandbox)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (etcd, reason) = runtime.block_on(etcd.settle())?;
         Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new() })
@@ -89,6 +93,9 @@ pub enum WorkshopError {
     /// The process gets no namespaces.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// Nothing would end what outlives the process.
+    #[error(transparent)]
+    Reaper(#[from] reaper::Error),
     /// There is nothing to run etcd in.
     #[error(transparent)]
     Etcd(#[from] etcd::Error),

@@ -127,7 +127,8 @@ impl Namespace {
     /// A command whose process runs in the namespace and is killed when the thread that starts it ends.
     ///
     /// Start it from a thread that lives as long as the child should: never from [`Namespace::run`] or a
-    /// blocking-pool thread (`PR_SET_PDEATHSIG` follows the thread, see prctl(2)).
+    /// blocking-pool thread (`PR_SET_PDEATHSIG` follows the thread, see prctl(2)). What the process starts in its turn is
+    /// not killed with it, but by the [`reaper`](crate::reaper) when this process has ended.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let namespace = self.clone();

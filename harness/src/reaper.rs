@@ -1,9 +1,10 @@
-//! What removes containers and their directories when this process is gone, however it went.
+//! What ends all that labs have started, and removes containers and their directories, when this process is gone, however
+//! it went.
 //!
-//! A container is the engine's child, not ours, so the kernel does not end it with us. The reaper is this very
-//! program, executed anew with a pipe from us as its standard input: when the pipe ends, we have, and it
-//! removes what it was told of and not told to forget. Until then it stays in our namespaces, which therefore
-//! outlive us by that time. It is started with the first container and not before.
+//! The kernel ends our children with us, but not theirs; and a container is the engine's child. The reaper is this very
+//! program, executed anew with a pipe from us as its standard input: when the pipe ends, we have. It kills whatever else is
+//! in the sandbox's mount namespace, and removes what it was told of and not told to forget. Until then it stays in our
+//! namespaces, which therefore outlive us by that time.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -23,6 +24,10 @@ use testcontainers::bollard::errors::Error as Refusal;
 use testcontainers::bollard::query_parameters::RemoveContainerOptionsBuilder;
 use testcontainers::core::client::docker_client_instance;
 
+use crate::sandbox::{MountNamespace, Sandbox};
+
+mod processes;
+
 /// The environment variable that makes this program a reaper; its value is the owner's label.
 const VARIABLE: &str = "HARNESS_REAPER";
 /// What a reaper says when it has begun.
@@ -38,15 +43,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This program cannot be executed anew.
-    #[error("starting the process that removes containers after this one: {0}")]
+    #[error("starting the process that cleans up after this one: {0}")]
     Spawn(io::Error),
     /// The program does not call [`serve_if_asked`].
     #[error(
-        "this program's `main` does not begin with `reaper::serve_if_asked()`, so its containers could outlive it"
+        "this program's `main` does not begin with `reaper::serve_if_asked()`, so what it starts could outlive it"
     )]
     NotServed,
     /// It was there and is no more.
-    #[error("the process that removes containers after this one is gone: {0}")]
+    #[error("the process that cleans up after this one is gone: {0}")]
     Gone(io::Error),
 }
 
@@ -95,6 +100,14 @@ impl Reaper {
                 Ok(REAPER.get_or_init(|| reaper))
             }
         }
+    }
+
+    /// Charges the reaper with whatever will live in the sandbox, which the reaper itself was started in.
+    ///
+    /// # Errors
+    /// When the reaper is gone.
+    pub fn guard(&self, sandbox: &Sandbox) -> Result<(), Error> {
+        self.write('=', &sandbox.mount_namespace().to_string()).map_err(Error::Gone)
     }
 
     /// What this process's containers have as label `harness.owner`, and as the beginning of their names and of
@@ -186,17 +199,25 @@ fn serve(owner: &str) -> io::Result<()> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut charges = BTreeSet::new();
+    let mut guarded = None;
     let mut orders = io::stdin().lock();
     let mut line = String::new();
     // A pipe that fails is taken for one that has ended.
     while orders.read_line(&mut line).is_ok_and(|length| length > 0) {
         match line.strip_suffix('\n').and_then(|line| line.split_at_checked(1)) {
+            Some(("=", namespace)) => guarded = Some(namespace.to_owned()),
             Some(("+", charge)) => drop(charges.insert(charge.to_owned())),
             Some(("-", charge)) => drop(charges.remove(charge)),
             Some(("!", charge)) if charges.remove(charge) => runtime.block_on(remove(owner, charge)),
             _ => {}
         }
         line.clear();
+    }
+    // Never another's: where this process is, and where it was told to be, is the same.
+    if let Ok(own) = MountNamespace::own()
+        && guarded == Some(own.to_string())
+    {
+        processes::end_others(own);
     }
     // In the order of their names, containers come before the directories that they use.
     for charge in &charges {

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -26,6 +27,33 @@ const PRIVATE_DIR: &str = "/dev/shm";
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     rootless: bool,
+    mount_namespace: MountNamespace,
+}
+
+/// Which mount namespace it is, among all of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MountNamespace {
+    device: u64,
+    inode: u64,
+}
+
+impl MountNamespace {
+    /// The one that a process is in, by its directory in `/proc`. One that has ended is in none.
+    pub(crate) fn of(process: &Path) -> io::Result<Self> {
+        let file = fs::metadata(process.join("ns/mnt"))?;
+        Ok(Self { device: file.dev(), inode: file.ino() })
+    }
+
+    /// The one that this process is in.
+    pub(crate) fn own() -> io::Result<Self> {
+        Self::of(Path::new("/proc/self"))
+    }
+}
+
+impl std::fmt::Display for MountNamespace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.device, self.inode)
+    }
 }
 
 /// Why the process could not get namespaces of its own.
@@ -99,12 +127,19 @@ impl Sandbox {
     /// When the machine forbids it: the message says what to change. Call it before any thread is started: the
     /// kernel gives a user namespace only to a single-threaded process.
     pub fn enter() -> Result<Self, Error> {
+        let outside = mount_namespace()?;
         let rootless = !geteuid().is_root();
         if rootless {
             enter_user_namespace()?;
         } else {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
                 .map_err(|source| Error::Unshare { source })?;
+        }
+        // All that is in it will be killed one day, and nothing that others started may be.
+        let mount_namespace = mount_namespace()?;
+        if mount_namespace == outside {
+            let source = io::Error::other("the process is where it was");
+            return Err(Error::Setup { what: "entering a mount namespace".to_owned(), source });
         }
         // Before any mount of ours: what the machine shares, it shares both ways.
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -113,12 +148,17 @@ impl Sandbox {
         mount(Some("harness"), PRIVATE_DIR, Some("tmpfs"), flags, Some("mode=1777"))
             .map_err(setup(format!("mounting a tmpfs on {PRIVATE_DIR}")))?;
         allow_many_files();
-        Ok(Self { rootless })
+        Ok(Self { rootless, mount_namespace })
     }
 
     /// Whether the process is root only within its user namespace.
     pub fn rootless(&self) -> bool {
         self.rootless
+    }
+
+    /// What all processes in it are told by.
+    pub(crate) fn mount_namespace(&self) -> MountNamespace {
+        self.mount_namespace
     }
 
     /// A directory that exists only for this process and its children, and ends with them.
@@ -146,6 +186,11 @@ fn enter_user_namespace() -> Result<(), Error> {
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/gid_map", format!("0 {gid} 1"))?;
     write("/proc/self/uid_map", format!("0 {uid} 1"))
+}
+
+fn mount_namespace() -> Result<MountNamespace, Error> {
+    let what = "looking at the mount namespace";
+    MountNamespace::own().map_err(|source| Error::Setup { what: what.to_owned(), source })
 }
 
 fn setup(what: impl Into<String>) -> impl FnOnce(Errno) -> Error {

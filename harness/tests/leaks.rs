@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::relay;
 
-/// Everything must be gone so long after the end: the reaper of containers needs a moment, namespaces end in a
-/// kernel thread.
+/// Everything must be gone so long after the end: the reaper needs a moment, namespaces end in a kernel thread.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
+/// For a lab to be built on a busy machine.
+const RUNS_WITHIN: Duration = Duration::from_secs(60);
 /// The variable that marks all processes of one run.
 const MARK: &str = "HARNESS_LEAK_TEST";
 
@@ -84,6 +85,29 @@ impl Drop for Marked {
     }
 }
 
+/// A process that is of no run.
+struct Bystander(std::process::Child);
+
+impl Bystander {
+    fn start() -> Self {
+        Self(
+            Command::new("sleep")
+                .arg("7773")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a process"),
+        )
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// What the machine shows of labs, but for processes.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {
@@ -125,6 +149,14 @@ fn wait_until_gone(what: &str, left: impl Fn() -> Vec<String>) {
             return;
         }
         assert!(start.elapsed() < GONE_WITHIN, "{what} left behind: {left:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < RUNS_WITHIN, "{what}: not so");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -179,13 +211,43 @@ fn a_run_that_is_killed_at_any_moment_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_a_program_has_started_ends_with_a_run_that_is_killed() {
+    let before = traces();
+    let directory = tempfile::tempdir().expect("a directory");
+    let suite = directory.path().join("case.toml");
+    // One that its parent waits for, and one in a session of its own, with nothing of the run's in its environment.
+    let command = "bash -c 'setsid env --ignore-environment sleep 7771 & sleep 7772; true'";
+    let step = format!("[[steps]]\nexec = {{ host = \"a\", command = \"{command}\", within-ms = 60000 }}\n");
+    fs::write(&suite, format!("about = \"A program starts others.\"\n\n{step}")).expect("a suite file");
+    let failures = directory.path().join("failures").display().to_string();
+    let suite = suite.display().to_string();
+    // Outside of the lab, and nobody's to kill.
+    let mut bystander = Bystander::start();
+    let arguments = ["run", "--etcd", "process", "--failures", &failures, &suite];
+    let mut run = Marked::start(&arguments, 200, Stdio::null());
+    wait_until("the programs run", || {
+        let processes = run.processes();
+        let runs = |command: &str| {
+            processes.iter().any(|(pid, _)| describe(*pid).trim_end() == format!("{pid} {command}"))
+        };
+        runs("sleep 7771") && runs("sleep 7772")
+    });
+    run.harness.kill().expect("harness is killed");
+    run.harness.wait().expect("harness is waited for");
+    assert_nothing_left(&run, &BTreeSet::new(), &before);
+    let ended = bystander.0.try_wait().expect("bystander is looked after");
+    assert!(ended.is_none(), "a process outside of the lab was killed");
+}
+
+#[test]
 fn a_lab_that_is_interrupted_leaves_nothing_behind() {
     let before = traces();
     let mut run = Marked::start(&["up", "--etcd", "process"], 100, Stdio::piped());
     let output = BufReader::new(run.harness.stdout.take().expect("a pipe"));
     let stands = output.lines().map_while(Result::ok).any(|line| line.starts_with("Ctrl-C"));
     assert!(stands, "the lab does not come up");
-    assert!(run.processes().len() >= 4, "harness, two relays and etcd run: {:?}", run.processes().len());
+    let count = run.processes().len();
+    assert!(count >= 5, "harness, its reaper, two relays and etcd run: {count}");
     let pid = i32::try_from(run.harness.id()).expect("a pid");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)
         .expect("SIGINT");

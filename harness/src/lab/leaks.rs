@@ -19,7 +19,7 @@ use crate::wait;
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Waits for the processes that are still in one of these namespaces to end, and ends those that do not, which nothing
-/// else would; tells which they were.
+/// else would before this process ends; tells which they were.
 pub(super) async fn processes<'a>(namespaces: impl Iterator<Item = &'a Namespace>) -> Vec<String> {
     let inode =
         |namespace: &Namespace| Some((fstat(namespace.as_fd()).ok()?.st_ino, namespace.name().to_owned()));
