@@ -157,8 +157,13 @@ async fn attempt(
         }
     }
     let Run { text, timings, leaks, .. } = runner.end(build, steps).await;
-    if !leaks.is_empty() && matches!(verdict, Verdict::Passed) {
-        verdict = Verdict::Failed(format!("the case left behind:\n  {}", leaks.join("\n  ")));
+    if !leaks.is_empty() {
+        let left = format!("the case left behind:\n  {}", leaks.join("\n  "));
+        verdict = match verdict {
+            Verdict::Passed => Verdict::Failed(left),
+            Verdict::Failed(why) => Verdict::Failed(format!("{}\n\n{left}", why.trim_end())),
+            other => other,
+        };
     }
     Outcome { verdict, text, timings: Some(timings), repeated: false }
 }

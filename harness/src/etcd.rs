@@ -9,7 +9,7 @@
 //! | `eth0` is | the member's own | moved into the container | the member's own |
 //! | etcd listens on | TCP | TCP | Unix sockets, forwarded from TCP in the member's namespace |
 //!
-//! No member outlives this process: children carry `PR_SET_PDEATHSIG`, containers have the [`reaper`](crate::reaper).
+//! No member outlives this process: children carry `PR_SET_PDEATHSIG`, containers have the [`reaper`].
 
 mod attach;
 mod backup;
@@ -162,6 +162,12 @@ pub enum Error {
     /// What removes containers after us could not be started.
     #[error(transparent)]
     Reaper(#[from] reaper::Error),
+    /// Something is left of a cluster that was ended.
+    #[error("{}", .causes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    NotEnded {
+        /// What went wrong, each a line or more.
+        causes: Vec<Error>,
+    },
 }
 
 /// Names what was being done when the system refused.
@@ -283,15 +289,25 @@ impl Cluster {
     /// Ends all members and removes what they left.
     ///
     /// # Errors
-    /// When the engine fails to remove a container; the [`reaper`](crate::reaper) tries again when this process ends.
+    /// When a member does not end, or a container or its directory cannot be removed: the rest is all the same. The
+    /// [`reaper`] tries again when this process ends.
     pub async fn shutdown(self) -> Result<(), Error> {
+        let mut causes = Vec::new();
+        let charged = self.members.iter().find_map(|member| match &member.body {
+            Body::Process(_) => None,
+            Body::Container(container) => Some(container.charges()),
+        });
         for member in self.members {
-            match member.body {
-                Body::Process(mut process) => process.kill().await?,
-                Body::Container(container) => container.remove().await?,
-            }
+            let ended = match member.body {
+                Body::Process(mut process) => process.kill().await,
+                Body::Container(container) => container.remove().await,
+            };
+            causes.extend(ended.err());
         }
-        Ok(())
+        if let Some((reaper, name)) = charged {
+            causes.extend(reaper.not_removed(&name).into_iter().map(Error::from));
+        }
+        if causes.is_empty() { Ok(()) } else { Err(Error::NotEnded { causes }) }
     }
 }
 

@@ -346,24 +346,31 @@ impl Lab {
     }
 
     /// Ends everything that runs in the lab, waits until it has, and tells what is left all the same.
+    #[must_use = "what is left is a failure"]
     pub async fn down(mut self) -> Vec<String> {
+        let mut left = Vec::new();
         for ended in join_all(self.daemons.values_mut().map(|daemon| daemon.kill())).await {
-            if let Err(error) = ended {
-                tracing::warn!(%error, "daemon not ended");
-            }
+            left.extend(ended.err().map(|error| error.to_string()));
         }
         if let Some(cluster) = self.etcd.take()
             && let Err(error) = cluster.shutdown().await
         {
-            tracing::warn!(%error, "etcd not ended");
+            left.extend(error.to_string().lines().map(str::to_owned));
         }
         self.recorder.end().await;
-        let mut left = leaks::processes(self.hosts.values().map(|host| &host.namespace)).await;
+        left.extend(leaks::processes(self.hosts.values().map(|host| &host.namespace)).await);
         let dir = self.dir.clone();
         // The namespaces and the directory go with the lab.
         drop(self);
         left.extend(leaks::files(&dir));
         left
+    }
+
+    /// Ends it as [`Lab::down`] does, and warns of what is left: for those whose result that does not spoil.
+    pub async fn end(self) {
+        for left in self.down().await {
+            tracing::warn!("the lab left behind: {left}");
+        }
     }
 }
 

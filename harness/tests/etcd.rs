@@ -12,6 +12,7 @@ use harness::netns::Namespace;
 use harness::reaper;
 use harness::sandbox::Sandbox;
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::mount::{MsFlags, mount, umount};
 
 /// Set in the environment of a child that starts a container, and then drops it or waits to be killed.
 const VICTIM: &str = "HARNESS_ETCD_TEST_VICTIM";
@@ -65,6 +66,8 @@ fn main() {
     trials.push(
         Trial::test("container::nothing_is_left_of_a_dropped_cluster", dropped).with_ignored_flag(!engine),
     );
+    let held = move || block_on(async { held(Lab::new(&sandbox, "held", 1)?).await });
+    trials.push(Trial::test("container::what_is_left_is_told", held).with_ignored_flag(!engine));
     let killed = Trial::test("container::nothing_is_left_after_sigkill", killed).with_ignored_flag(!engine);
     trials.push(killed);
     libtest_mimic::run(&arguments, trials).exit();
@@ -269,6 +272,24 @@ async fn taken_port(kind: Kind, lab: Lab) -> Outcome {
 
 fn no_eth0() -> bool {
     nix::net::if_::if_nametoindex("eth0").is_err()
+}
+
+/// A directory in which something is mounted cannot be removed: neither at the cluster's end nor by the reaper.
+async fn held(lab: Lab) -> Outcome {
+    let cluster = lab.start(Kind::Container).await?;
+    let owner = reaper::Reaper::get()?.owner();
+    let entries = std::fs::read_dir(std::env::temp_dir())?.flatten();
+    let mut owned = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(owner));
+    let directory = owned.next().ok_or("the cluster has no directory")?.path();
+    let mount_point = directory.join("mounted");
+    std::fs::create_dir(&mount_point)?;
+    mount(Some("held"), &mount_point, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    let ended = cluster.shutdown().await;
+    umount(&mount_point)?;
+    std::fs::remove_dir_all(&directory)?;
+    let told = ended.err().map(|error| error.to_string()).unwrap_or_default();
+    let busy = "cannot be removed: Device or resource busy (os error 16)";
+    ensure(told == format!("directory {} {busy}", directory.display()), &format!("it says: {told}"))
 }
 
 async fn run_victim(fate: &str, lab: &Lab) -> Outcome {

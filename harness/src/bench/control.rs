@@ -93,7 +93,7 @@ async fn sections(workshop: &Workshop, plan: &Plan) -> Result<Vec<Section>, Erro
     let event = cost::event(&lab, &leases).await?;
     let updated = updates::measure(&mut lab, &leases, plan, &progress).await?;
     let after = Memory::of(process(&mut lab, MEASURED)?)?;
-    lab.down().await;
+    lab.end().await;
 
     progress.say("counting what a renewal costs on the wire");
     let renewal = cost::renewal(workshop, alone(), idle.wire_per_second()).await?;

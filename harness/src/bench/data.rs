@@ -109,6 +109,6 @@ async fn one(
     say("building the lab");
     let mut lab = Lab::build(workshop, topology).await?;
     let samples = cell::measure(&mut lab, plan, say).await;
-    lab.down().await;
+    lab.end().await;
     samples
 }

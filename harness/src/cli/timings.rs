@@ -43,12 +43,12 @@ pub(super) fn print(workshop: &Workshop, cases: &[(&str, Duration)]) -> Result<(
 }
 
 async fn wired(workshop: &Workshop, topology: &Topology) -> Result<(), Usage> {
-    Lab::wire(workshop, topology.clone()).await?.down().await;
+    Lab::wire(workshop, topology.clone()).await?.end().await;
     Ok(())
 }
 
 async fn built(workshop: &Workshop, topology: &Topology) -> Result<(), Usage> {
-    Lab::build(workshop, topology.clone()).await?.down().await;
+    Lab::build(workshop, topology.clone()).await?.end().await;
     Ok(())
 }
 

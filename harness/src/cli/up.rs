@@ -42,8 +42,12 @@ pub(super) fn up(file: Option<&Path>, parts: &Parts, choice: &Choice) -> Result<
             error = hold(&mut lab) => return Err(error.into()),
         }
         eprintln!("\nending the lab");
-        lab.down().await;
-        Ok(SUCCESS)
+        let left = lab.down().await;
+        if left.is_empty() {
+            return Ok(SUCCESS);
+        }
+        say!("the lab left behind:\n  {}", left.join("\n  "));
+        Ok(FAILED)
     })
 }
 

@@ -87,10 +87,14 @@ impl Shared {
         Ok(Self { path, charge, reaper })
     }
 
-    /// The name of the container of that member, unique on this machine.
+    /// Its own name, which those of all containers begin with: unique on this machine.
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The name of the container of that member.
     fn container_name(&self, member: &str) -> String {
-        let unique = self.path.file_name().unwrap_or_default();
-        format!("{}-{member}", unique.to_string_lossy())
+        format!("{}-{member}", self.name())
     }
 }
 
@@ -288,6 +292,11 @@ impl Container {
             },
             None => String::new(),
         }
+    }
+
+    /// Who has charge of all containers and directories of its cluster, and what their names begin with.
+    pub(super) fn charges(&self) -> (&'static Reaper, String) {
+        (self.shared.reaper, self.shared.name())
     }
 
     pub(super) async fn remove(mut self) -> Result<(), Error> {

@@ -121,7 +121,7 @@ pub(super) async fn renewal(
     let (last, wire) = (version().await?, Wire::of(&namespace)?.since(before));
     // Whoever holds a namespace keeps its file mounted.
     drop((namespace, client));
-    lab.down().await;
+    lab.end().await;
     let renewals = last - first;
     if renewals < 1 {
         return Err(Error::Wrong(format!(
