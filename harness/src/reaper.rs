@@ -11,8 +11,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -53,6 +54,14 @@ pub enum Error {
     /// It was there and is no more.
     #[error("the process that cleans up after this one is gone: {0}")]
     Gone(io::Error),
+    /// There is no directory to be had.
+    #[error("creating {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// It could not remove something.
     #[error("{what} cannot be removed: {why}")]
     NotRemoved {
@@ -101,6 +110,36 @@ impl Drop for Charge {
     }
 }
 
+/// A directory below the machine's temporary one, with a unique name. It goes with this, or else with this process.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    charge: Option<Charge>,
+}
+
+impl Directory {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it where it is, for the user.
+    pub(crate) fn keep(mut self) {
+        if let Some(charge) = self.charge.take() {
+            charge.settled();
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let Some(charge) = self.charge.take() else { return };
+        // Fails only while somebody still writes to it.
+        if fs::remove_dir_all(&self.path).is_ok() {
+            charge.settled();
+        }
+    }
+}
+
 impl Reaper {
     /// The reaper of this process, started now if it was not yet.
     ///
@@ -134,7 +173,7 @@ impl Reaper {
     }
 
     /// A name that begins with the owner's, and that this machine has not seen.
-    pub(crate) fn unique_name(&self) -> String {
+    fn unique_name(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         format!("{}-{}", self.owner, COUNT.fetch_add(1, Ordering::Relaxed))
     }
@@ -172,9 +211,15 @@ impl Reaper {
         self.charge(format!("container {name}"))
     }
 
-    /// Charges the reaper with a directory, with all that is in it.
-    pub(crate) fn directory(&'static self, path: &Path) -> Result<Charge, Error> {
-        self.charge(format!("directory {}", path.display()))
+    /// Makes a directory that no other user may enter.
+    pub(crate) fn directory(&'static self) -> Result<Directory, Error> {
+        let path = std::env::temp_dir().join(self.unique_name());
+        // Before it is there: this process may be killed between the two.
+        let charge = Some(self.charge(format!("directory {}", path.display()))?);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Directory { path, charge }),
+            Err(source) => Err(Error::Directory { path, source }),
+        }
     }
 
     fn charge(&'static self, what: String) -> Result<Charge, Error> {
@@ -188,8 +233,8 @@ impl Reaper {
         lock(&self.handed_over).insert(what);
     }
 
-    /// What the reaper could not remove of that which it was left with, by names that are this one of
-    /// [`Reaper::unique_name`] or begin with it and a dash. Waits until the reaper has tried, some seconds for each.
+    /// What the reaper could not remove of that which it was left with, by names that are this one or
+    /// begin with it and a dash. Waits until the reaper has tried, some seconds for each.
     pub(crate) fn not_removed(&self, name: &str) -> Vec<Error> {
         let is_of = |what: &String| what.ends_with(name) || what.contains(&format!("{name}-"));
         let handed_over: Vec<String> = lock(&self.handed_over).extract_if(.., is_of).collect();

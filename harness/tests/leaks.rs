@@ -6,12 +6,14 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::relay;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Everything must be gone so long after the end: the reaper needs a moment, namespaces end in a kernel thread.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -31,10 +33,15 @@ struct Marked {
 
 impl Marked {
     fn start(arguments: &[&str], round: usize, output: Stdio) -> Self {
+        Self::start_with(arguments, round, output, &std::env::temp_dir())
+    }
+
+    fn start_with(arguments: &[&str], round: usize, output: Stdio, temporary: &Path) -> Self {
         let mark = format!("{}-{round}", std::process::id());
         let harness = Command::new(env!("CARGO_BIN_EXE_harness"))
             .args(arguments)
             .env(MARK, &mark)
+            .env("TMPDIR", temporary)
             .env("RELAY", relay())
             .stdin(Stdio::null())
             .stdout(output)
@@ -66,6 +73,15 @@ impl Marked {
             }
         }
         found
+    }
+
+    /// Whether a process of the run has just this command line.
+    fn runs(&self, command: &str) -> bool {
+        self.processes().iter().any(|(pid, _)| describe(*pid).trim_end() == format!("{pid} {command}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.harness.id().try_into().expect("a pid")), signal).expect("a signal is sent");
     }
 
     /// The labels of the run's containers, as its reaper knows them.
@@ -225,18 +241,30 @@ fn what_a_program_has_started_ends_with_a_run_that_is_killed() {
     let mut bystander = Bystander::start();
     let arguments = ["run", "--etcd", "process", "--failures", &failures, &suite];
     let mut run = Marked::start(&arguments, 200, Stdio::null());
-    wait_until("the programs run", || {
-        let processes = run.processes();
-        let runs = |command: &str| {
-            processes.iter().any(|(pid, _)| describe(*pid).trim_end() == format!("{pid} {command}"))
-        };
-        runs("sleep 7771") && runs("sleep 7772")
-    });
+    wait_until("the programs run", || run.runs("sleep 7771") && run.runs("sleep 7772"));
     run.harness.kill().expect("harness is killed");
     run.harness.wait().expect("harness is waited for");
     assert_nothing_left(&run, &BTreeSet::new(), &before);
     let ended = bystander.0.try_wait().expect("bystander is looked after");
     assert!(ended.is_none(), "a process outside of the lab was killed");
+}
+
+#[test]
+fn a_recording_that_is_ended_leaves_no_draft_behind() {
+    let before = traces();
+    let temporary = tempfile::tempdir().expect("a directory");
+    let arguments = ["record", "--etcd", "process", "exec", "a", "sleep 7774"];
+    let mut run = Marked::start_with(&arguments, 300, Stdio::null(), temporary.path());
+    let entries = || -> Vec<String> {
+        let entries = fs::read_dir(temporary.path()).expect("the directory is there").flatten();
+        entries.map(|entry| entry.path().display().to_string()).collect()
+    };
+    wait_until("the program runs", || run.runs("sleep 7774"));
+    assert_eq!(entries().len(), 1, "there is a draft");
+    run.signal(Signal::SIGTERM);
+    run.harness.wait().expect("harness is waited for");
+    assert_nothing_left(&run, &BTreeSet::new(), &before);
+    wait_until_gone("drafts", entries);
 }
 
 #[test]
@@ -248,9 +276,7 @@ fn a_lab_that_is_interrupted_leaves_nothing_behind() {
     assert!(stands, "the lab does not come up");
     let count = run.processes().len();
     assert!(count >= 5, "harness, its reaper, two relays and etcd run: {count}");
-    let pid = i32::try_from(run.harness.id()).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)
-        .expect("SIGINT");
+    run.signal(Signal::SIGINT);
     let status = run.harness.wait().expect("harness is waited for");
     assert!(status.success(), "{status}");
     assert_nothing_left(&run, &BTreeSet::new(), &before);

@@ -9,6 +9,7 @@ use super::run::coloured;
 use super::{Choice, FAILED, Parts, SUCCESS, Usage, say, say_part};
 use crate::case::{self, Event, OnFailure, Verdict};
 use crate::owner;
+use crate::reaper::Reaper;
 use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
@@ -39,25 +40,29 @@ pub(super) struct Record {
     steps: Vec<String>,
 }
 
+/// The name of the suite file that is not to be kept.
+const DRAFT: &str = "case.toml";
+
 /// Does the steps in a lab, prints what they show, and keeps both for review.
 pub(super) fn record(record: &Record) -> Result<u8, Usage> {
     if record.to.is_some() && !record.choice.is_relay() {
         return Err("--to writes a snapshot, and snapshots are relay's: leave out --to, or --overlay".into());
     }
     let text = suite::compose(&record.about, &record.lab, &record.steps)?;
-    let directory = tempfile::tempdir()?;
-    let draft = directory.path().join("case.toml");
-    let path = record.to.as_deref().unwrap_or(&draft);
+    let path = record.to.as_deref().unwrap_or(Path::new(DRAFT));
     if path.extension().is_none_or(|extension| extension != "toml") {
         return Err(Usage(format!("{} is no name of a suite file: it has to end in .toml", path.display())));
     }
-    if !record.force && path.exists() {
+    if !record.force && record.to.is_some() && path.exists() {
         return Err(Usage(format!("{} is there already; --force writes over it", path.display())));
     }
     // Before it is written anywhere: what is wrong leaves nothing behind.
     Case::from_octets(path, text.clone().into()).map_err(|error| Usage(case::render(&error)))?;
     snapshot::accept();
     let workshop = record.choice.workshop(&record.parts)?;
+    let directory = Reaper::get()?.directory()?;
+    let draft = directory.path().join(DRAFT);
+    let path = record.to.as_deref().unwrap_or(&draft);
     write(path, &text)?;
     let reports = directory.path().join("failures");
     let on_failure = OnFailure { reports: &reports, keep_report: false, keep_lab: false };
@@ -73,7 +78,7 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
         Verdict::Failed(why) | Verdict::Unfit(why) | Verdict::Invalid(why) | Verdict::Inconclusive(why) => {
             say!("\n{}", why.trim_end());
             // What has just been named is to be looked at.
-            let _ = directory.keep();
+            directory.keep();
             return Ok(FAILED);
         }
     }

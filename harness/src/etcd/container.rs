@@ -9,7 +9,6 @@
 use std::fs;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ use super::image::Image;
 use super::options::{Listen, client_socket, peer_socket};
 use super::{Body, CLIENT_PORT, Error, MemberSpec, Options, PEER_PORT, STOP_WITHIN, system};
 use crate::netns::Namespace;
-use crate::reaper::{Charge, Reaper};
+use crate::reaper::{Charge, Directory, Reaper};
 
 /// Where a member's directory is in its container: its working directory, with its data and sockets.
 const INSIDE: &str = "/member";
@@ -71,41 +70,24 @@ struct Created {
 /// The directory below which the members of a cluster have theirs, on a file system that the engine sees.
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
-    charge: Option<Charge>,
+    directory: Directory,
     reaper: &'static Reaper,
 }
 
 impl Shared {
     fn create() -> Result<Self, Error> {
         let reaper = Reaper::get()?;
-        let path = std::env::temp_dir().join(reaper.unique_name());
-        // Before it is there: this process may be killed between the two.
-        let charge = Some(reaper.directory(&path)?);
-        let created = fs::DirBuilder::new().mode(0o700).create(&path);
-        created.map_err(system(format!("creating {}", path.display())))?;
-        Ok(Self { path, charge, reaper })
+        Ok(Self { directory: reaper.directory()?, reaper })
     }
 
     /// Its own name, which those of all containers begin with: unique on this machine.
     fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The name of the container of that member.
     fn container_name(&self, member: &str) -> String {
         format!("{}-{member}", self.name())
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // Fails only while a container that nobody waited for still writes to it.
-        let removed = fs::remove_dir_all(&self.path).is_ok();
-        match self.charge.take() {
-            Some(charge) if removed => charge.settled(),
-            charge => drop(charge),
-        }
     }
 }
 
@@ -116,7 +98,7 @@ pub(super) async fn prepare(engine: Engine, members: &[MemberSpec]) -> Result<Ve
     let listen = if is_machine_root() { Listen::Tcp } else { Listen::Unix };
 
     let prepare = |spec: &MemberSpec| {
-        let directory = shared.path.join(&spec.name);
+        let directory = shared.directory.path().join(&spec.name);
         fs::create_dir(&directory).map_err(system(format!("creating {}", directory.display())))?;
         let options = Options {
             name: &spec.name,
