@@ -2,12 +2,15 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{SockAddr, SockAddrStorage};
 
 /// Octets of a control message's header, `struct cmsghdr` (cmsg(3)).
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
+
+/// Asks for the state of a link (linux/ethtool.h), which `libc` does not have.
+const ETHTOOL_GLINK: u32 = 0x0a;
 
 /// Sets an integer option (setsockopt(2)).
 ///
@@ -56,6 +59,25 @@ pub(crate) fn packet_drops(socket: &impl AsRawFd) -> io::Result<u32> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(raw.tp_drops) }
+}
+
+/// Whether an interface in a socket's namespace is up, and so is what is at its other end: what ethtool(8) calls a link.
+///
+/// # Errors
+/// When there is no such interface, or it cannot tell.
+pub(crate) fn has_carrier(socket: &(impl AsFd + AsRawFd), index: u32) -> io::Result<bool> {
+    let name = rustix::net::netdevice::index_to_name(socket, index)?;
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    for (to, octet) in ifr_name.iter_mut().zip(name.bytes()) {
+        *to = octet as libc::c_char;
+    }
+    // `struct ethtool_value`: the command, and what the kernel answers.
+    let mut value = [ETHTOOL_GLINK, 0];
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_data: value.as_mut_ptr().cast() };
+    let mut request = libc::ifreq { ifr_name, ifr_ifru };
+    // SAFETY: `request` and the value that it points to outlive the call, and the command writes nothing beyond them.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value[1] != 0) }
 }
 
 /// The first `len` octets of a control buffer.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::etcd::Kind;
@@ -56,6 +57,7 @@ fn main() {
     add("what_a_full_queue_drops_is_told", |lab| Box::pin(queue(lab)));
     add("offloads_pass_unharmed", |lab| Box::pin(offloads(lab)));
     add("what_is_held_arrives_when_the_shaper_goes", |lab| Box::pin(flush(lab)));
+    add("what_a_shaper_cannot_send_is_missed_unless_its_link_is_down", |lab| Box::pin(missed(lab)));
     add("a_cut_holds_where_a_shaper_stands", |lab| Box::pin(cut_and_shaped(lab)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -229,6 +231,44 @@ async fn flush(lab: &mut Lab) -> Outcome {
     let _ = lab.unshape("b", &[]).await?;
     expect(next(&b)?, b"late".to_vec(), "what was held")?;
     expect(lab.host("underlay")?.netlink.links().await?, before, "the switch's links")
+}
+
+async fn missed(lab: &mut Lab) -> Outcome {
+    let (a, b) = pair(lab)?;
+    lab.shape("b", Impairment::default(), Impairment::default(), &[]).await?;
+    greet(&a, &b)?;
+    // A queue that has no room for any frame.
+    let switch = lab.host("underlay")?.clone();
+    switch.run("tc", &["qdisc", "add", "dev", "b", "root", "bfifo", "limit", "1"], "").await?;
+    let start = Instant::now();
+    while lab.missed_by_shapers() == 0 {
+        if start.elapsed() > ARRIVES_WITHIN {
+            return Err("what the shaper cannot send is not missed".into());
+        }
+        a.send(b"lost")?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    switch.run("tc", &["qdisc", "del", "dev", "b", "root"], "").await?;
+
+    let (before, down) = (lab.missed_by_shapers(), ["b".to_owned()]);
+    let sends = Arc::new(AtomicBool::new(true));
+    // Sent all the while, as it is the moment of the change that has an error of its own.
+    let sender = std::thread::spawn({
+        let sends = sends.clone();
+        move || {
+            while sends.load(Ordering::Relaxed) && a.send(b"lost").is_ok() {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+    });
+    for up in [false, true, false] {
+        lab.set_link("b", up, if up { &[] } else { &down }).await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    sends.store(false, Ordering::Relaxed);
+    sender.join().map_err(|_| "the sender panicked")?;
+    let _ = lab.unshape("b", &down).await?;
+    expect(lab.missed_by_shapers(), before, "missed while the link is down")
 }
 
 async fn cut_and_shaped(lab: &mut Lab) -> Outcome {

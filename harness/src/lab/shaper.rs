@@ -115,8 +115,7 @@ impl Lab {
         let Shaper { forwarder, port } = shaper
             .ok_or_else(|| Error::State { what: format!("there is no shaper before {host} to take away") })?;
         let causes = forwarder.causes().map(|causes| causes.into_iter().collect());
-        self.shapers.missed += forwarder.missed();
-        drop(forwarder);
+        self.shapers.missed += forwarder.end();
         let switch = self.host(SWITCH)?.clone();
         switch.netlink.delete(&port).await?;
         switch.netlink.attach(host, SWITCH).await?;
@@ -175,7 +174,7 @@ impl Lab {
         lock(&self.shapers.log).get(count..).unwrap_or_default().to_vec()
     }
 
-    /// Frames that were lost before a shaper had them. If any, losses prove nothing.
+    /// Frames that shapers lost for want of room or by an error. If any, losses prove nothing.
     pub fn missed_by_shapers(&self) -> u64 {
         let running = self.shapers.running.values().map(|shaper| shaper.forwarder.missed());
         self.shapers.missed + running.sum::<u64>()

@@ -58,7 +58,7 @@ struct Shared {
     ports: [Port; 2],
     point: Arc<Point>,
     log: Log,
-    /// Frames that the kernel lost before they could be taken, or that could not be read.
+    /// Frames that the kernel lost before they could be taken, or that could not be read or sent.
     missed: u64,
 }
 
@@ -116,12 +116,16 @@ impl Forwarder {
         lock(&self.shared).ways.each_ref().map(|way| way.causes.clone())
     }
 
-    /// Frames that it never had, though they had arrived.
+    /// Frames that it lost, and not because the case asked for it: a loss that looks like the overlay's.
     pub(super) fn missed(&self) -> u64 {
-        let mut shared = lock(&self.shared);
-        let missed: u64 = shared.ports.iter().map(|port| u64::from(port.drops())).sum();
-        shared.missed += missed;
-        shared.missed
+        lock(&self.shared).missed()
+    }
+
+    /// Sends what it still holds, and ends. Tells what [`Forwarder::missed`] is then.
+    pub(super) fn end(self) -> u64 {
+        let shared = self.shared.clone();
+        drop(self);
+        lock(&shared).missed()
     }
 }
 
@@ -142,6 +146,11 @@ impl std::ops::Drop for Forwarder {
 impl Shared {
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn missed(&mut self) -> u64 {
+        self.missed += self.ports.iter().map(|port| u64::from(port.drops())).sum::<u64>();
+        self.missed
     }
 
     /// Takes in what has arrived, a burst at most from each end, and sends what is due.
@@ -206,10 +215,15 @@ impl Shared {
         }
     }
 
-    fn send(&self, way: usize, frame: &[u8]) {
-        // A link that is down loses it, as it would without a shaper.
-        if let Err(error) = self.ports[way].send(frame) {
-            tracing::debug!(host = self.point.host, %error, "the shaper cannot send a frame");
+    fn send(&mut self, way: usize, frame: &[u8]) {
+        let Err(error) = self.ports[way].send(frame) else { return };
+        // A link that is down loses it, as it would without a shaper. When its other end is set down, the error is for a
+        // moment the one for no room.
+        let is_down = matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV))
+            || !self.ports[way].has_carrier();
+        tracing::debug!(host = self.point.host, is_down, %error, "the shaper cannot send a frame");
+        if !is_down {
+            self.missed += 1;
         }
     }
 

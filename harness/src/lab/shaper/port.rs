@@ -7,7 +7,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::frame::OFFLOAD_HEADER_LEN;
 use crate::netns::Namespace;
-use crate::socket::{packet_address, packet_drops, set_option};
+use crate::socket::{has_carrier, packet_address, packet_drops, set_option};
 
 /// The longest frame: a 64 KiB super-packet with its headers.
 const FRAME_LEN: usize = OFFLOAD_HEADER_LEN + 65_536 + 64;
@@ -23,6 +23,8 @@ const NEAREST_BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
 #[derive(Debug)]
 pub(super) struct Port {
     socket: Socket,
+    /// The interface's.
+    index: u32,
     buffer: Vec<u8>,
 }
 
@@ -40,7 +42,7 @@ impl Port {
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         socket.bind(&packet_address(index, libc::ETH_P_ALL as u16, None))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(FRAME_LEN) })
+        Ok(Self { socket, index, buffer: Vec::with_capacity(FRAME_LEN) })
     }
 
     /// The next frame, or none if none waits.
@@ -66,6 +68,11 @@ impl Port {
     /// When the interface is down, has no carrier or no room.
     pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.socket.send(frame).map(drop)
+    }
+
+    /// Whether the interface is there and up, and so is its other end.
+    pub(super) fn has_carrier(&self) -> bool {
+        has_carrier(&self.socket, self.index).unwrap_or(false)
     }
 
     /// How many frames the kernel had no room for, since the last call.
