@@ -36,8 +36,8 @@ pub(super) const COUNTERS: [&str; 3] =
 /// Which number in a line of `dev` counts the packets that a device dropped instead of sending them: TUN devices do when
 /// their queue is full (`tun_net_xmit` in the kernel's drivers/net/tun.c). The first eight are of reception.
 pub(super) const TX_DROPPED: usize = 11;
-/// And those that it did not take: a veth does not while it is down, or what is longer than its MTU
-/// (`__is_skb_forwardable` in the kernel's include/linux/netdevice.h).
+/// And those that it did not take: a veth does not while it is down, or what is longer than its MTU (`__is_skb_forwardable` in
+/// the kernel's include/linux/netdevice.h), or when its processor's queue is full (`enqueue_to_backlog`).
 const RX_DROPPED: usize = 3;
 
 /// Counters that also grow with packets that the kernel answers with an ICMP error.
@@ -103,6 +103,17 @@ impl Lab {
         let protocols = text.lines().filter_map(|line| line.split_once(':').map(|(protocol, _)| protocol));
         let mut found = protocols.filter_map(|protocol| find(&text, protocol, name.strip_prefix(protocol)?));
         Ok(found.next())
+    }
+
+    /// How many packets each device of each host dropped that came in by it: by host, and by the counter as ip-link(8) names it.
+    /// Frames are among them that nobody has a use for.
+    pub fn dropped_on_arrival(&self) -> BTreeMap<(String, String), u64> {
+        let of = |host: &super::host::Host| {
+            let name = host.name().to_owned();
+            let drops = device_drops(&host.counters(), RX_DROPPED).into_iter();
+            drops.map(move |(device, drops)| ((name.clone(), format!("{device} rx_dropped")), drops))
+        };
+        self.hosts().flat_map(of).collect()
     }
 
     /// A counter of a host's kernel, of `snmp` or `netstat`; 0 for a host that cannot be asked.
@@ -200,11 +211,11 @@ fn find(text: &str, protocol: &str, name: &str) -> Option<u64> {
 /// The devices of `dev`, which begins with a line of its own kind, and a column of it.
 pub(super) fn device_drops(text: &str, column: usize) -> BTreeMap<String, u64> {
     let Some((_, dev)) = text.rsplit_once("Inter-|") else { return BTreeMap::new() };
-    let drops = |line: &str| {
+    let count = |line: &str| {
         let (device, numbers) = line.split_once(':')?;
         Some((device.trim().to_owned(), numbers.split_whitespace().nth(column)?.parse().ok()?))
     };
-    dev.lines().filter_map(drops).collect()
+    dev.lines().filter_map(count).collect()
 }
 
 #[cfg(test)]

@@ -74,6 +74,12 @@ impl Runner<'_> {
         self.episodes.push(Episode { fault, since: began, until: Some(now()) });
     }
 
+    /// What is broken on purpose, or was at some time after `since`.
+    pub(super) fn faults_since(&self, since: Duration) -> impl Iterator<Item = &Fault> {
+        let met = self.episodes.iter().filter(move |one| one.until.is_none_or(|until| until >= since));
+        met.map(|episode| &episode.fault)
+    }
+
     /// What was broken on purpose when a packet of which these frames were seen was under way.
     pub(super) fn faults_met(&self, frames: &[Frame]) -> Vec<Fault> {
         let met = self.episodes.iter().filter(|episode| episode.meets(frames));

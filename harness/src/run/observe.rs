@@ -225,6 +225,13 @@ impl Runner<'_> {
         self.counters.extend(counted);
     }
 
+    /// What every node's daemons have counted by now, or had when the last of them could last be asked.
+    pub(super) async fn counters_now(&self) -> Result<BTreeMap<String, Counters>, StepError> {
+        let mut now = self.counters.clone();
+        now.extend(self.counted(self.lab.counters().await?));
+        Ok(now)
+    }
+
     /// What nodes' daemons have counted since the case began, those too that ran before the ones that now do.
     fn counted(&self, running: Vec<(String, Counters)>) -> impl Iterator<Item = (String, Counters)> + '_ {
         running.into_iter().map(|(node, now)| match self.ended.get(&node) {

@@ -247,6 +247,7 @@ impl Runner<'_> {
         }
         let hauls: Vec<&Haul> = works.iter().flatten().filter_map(Work::haul).collect();
         let toll = Toll::of(&self.lab, &hauls);
+        let resent = self.resent(&hauls).await?;
         let floods = works.iter().flatten().any(|work| matches!(work, Work::Flood(_)));
         // What floods lose nobody follows, and what else may be lost is not told from the rest.
         let followed = !floods && !hauls.iter().any(|haul| haul.is_lossy());
@@ -267,6 +268,7 @@ impl Runner<'_> {
         for problem in toll.problems(&self.lab) {
             self.problem(problem);
         }
+        self.judge_resent(resent.as_ref()).await?;
         let probes: Vec<Probe> = branches.iter().flatten().flat_map(Done::probes).collect();
         let shaped = self.lab.shaped_since(shaped);
         let mut sorted = shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);

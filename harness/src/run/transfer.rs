@@ -12,6 +12,8 @@ use crate::overlay::{Counters, Way};
 use crate::probe::Bulk;
 use crate::suite::{Transfer, Transport};
 
+mod resent;
+
 /// Kernel counters that tell of segments that arrived damaged.
 const DAMAGED: [(&str, &str); 2] = [("Tcp", "InCsumErrors"), ("Udp", "InCsumErrors")];
 /// Of segments that overtook others, as their sender found out by what was acknowledged without being sent again
@@ -116,6 +118,7 @@ impl Runner<'_> {
         let haul = self.haul(transfer)?;
         let daemons: BTreeMap<_, _> = self.lab.counters().await?.into_iter().collect();
         let toll = Toll::of(&self.lab, &[&haul]);
+        let resent = self.resent(&[&haul]).await?;
         self.lab.begin_flood()?;
         self.lab.note_unrecorded();
         let shortfall = haul.carry(&Arc::default()).await?;
@@ -124,6 +127,9 @@ impl Runner<'_> {
         }
         if !self.streaming {
             self.end_floods().await?;
+        }
+        self.judge_resent(resent.as_ref()).await?;
+        if !self.streaming {
             for (node, now) in self.lab.counters().await? {
                 if let Some(problem) =
                     daemons.get(&node).and_then(|before| unaccounted(before, &now, transfer.lossy))

@@ -56,8 +56,8 @@ pub enum Step {
     /// told by what the daemons count, and by what becomes of others meanwhile.
     Flood(Flood),
     /// Sends data over sockets, and fails unless it arrives as it was sent, each stream's at its own socket: with UDP
-    /// nothing lost and in order, with TCP no segment overtaken or with a wrong checksum; and no relay dropped any
-    /// of it. The packets are in no recording.
+    /// nothing lost and in order, with TCP no segment overtaken, with a wrong checksum, or lost where nobody counted it; and
+    /// no relay dropped any of it. The packets are in no recording.
     Transfer(Transfer),
     /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
     Traceroute(Traceroute),

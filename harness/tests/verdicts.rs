@@ -1,0 +1,40 @@
+//! What fails a case whatever its snapshot says, and what does not.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+/// Runs a case that has these steps after its lab, and returns whether it passed, and all that was printed.
+fn run(case: &str) -> (bool, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("case.toml"), format!("about = 'x'\n{case}")).expect("a suite file");
+    let output = Command::new(env!("CARGO_BIN_EXE_harness"))
+        .args(["run", "case.toml", "--etcd", "process", "--failures", "failures"])
+        .current_dir(directory.path())
+        .env("RELAY", common::relay())
+        .env("INSTA_UPDATE", "always")
+        .env_remove("CI")
+        .output()
+        .expect("harness starts");
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn segments_that_are_lost_where_nobody_counts_it_fail_a_transfer() {
+    let case = "[[steps]]
+exec = { host = 'b', command = \"nft 'add table ip thief; add chain ip thief forward { type filter hook forward priority 0; }'\" }
+
+[[steps]]
+exec = { host = 'b', command = 'nft add rule ip thief forward iifname flannel0 ip length gt 500 numgen inc mod 50 20 drop' }
+
+[[steps]]
+transfer = { from = 'c1', to = 'c2', octets = 10000000 }
+";
+    let (passed, text) = run(case);
+    assert!(
+        !passed && text.contains("c1's kernel counted") && text.contains("TcpExt TCPFastRetrans"),
+        "{text}"
+    );
+}
