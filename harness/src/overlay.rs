@@ -89,6 +89,12 @@ pub trait Daemon: Send {
     /// When it has no metrics at all, or cannot be asked.
     fn metric<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<f64>, Error>>;
 
+    /// The values of those of its metrics that count from its start on, by name with labels.
+    ///
+    /// # Errors
+    /// When it has no metrics at all, or cannot be asked.
+    fn totals(&self) -> LocalBoxFuture<'_, Result<BTreeMap<String, f64>, Error>>;
+
     /// Where it sends what is for each subnet of its peers.
     ///
     /// # Errors

@@ -153,6 +153,8 @@ pub struct Runner<'a> {
     ended: BTreeMap<String, Counters>,
     /// ICMP errors that nodes' daemons may have sent after they were last asked for their counters, and before they ended.
     uncounted: BTreeMap<String, u64>,
+    /// What their metrics stood at that count.
+    past: BTreeMap<String, expect::Past>,
     /// The sockets that receive UDP probes, by host and port. They stay open: to bind a port again at once may fail
     /// while a process that another case has just forked still has a copy of the old socket.
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
@@ -193,6 +195,7 @@ impl<'a> Runner<'a> {
             counters: BTreeMap::new(),
             ended: BTreeMap::new(),
             uncounted: BTreeMap::new(),
+            past: BTreeMap::new(),
             listeners: BTreeMap::new(),
             down: Vec::new(),
             streaming: false,

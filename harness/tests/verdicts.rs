@@ -38,3 +38,31 @@ transfer = { from = 'c1', to = 'c2', octets = 10000000 }
         "{text}"
     );
 }
+
+#[test]
+fn a_relay_that_takes_anothers_place_goes_on_counting() {
+    let metric = r#"relay_drops_total{direction="outbound",reason="no-route"}"#;
+    let steps = "steps = [
+    { stop-relay = { node = 'a' } },
+    { start-relay = { node = 'a' } },
+    { ping = { from = 'c1', to = '10.5.99.1', count = 2 } },
+]";
+    let expect = |bounds: &str| {
+        format!(
+            "[[steps]]
+ping = {{ from = 'c1', to = '10.5.99.1', count = 3 }}
+
+[[steps]]
+
+[steps.expect]
+growth = [{{ host = 'a', metric = '{metric}', {bounds} }}]
+{steps}
+"
+        )
+    };
+    let (passed, text) = run(&expect("at-least = 2, at-most = 2"));
+    assert!(passed, "{text}");
+    let (passed, text) = run(&expect("at-most = 1"));
+    let told = format!("{metric} of a grew by 2; it was to grow by 1 at most");
+    assert!(!passed && text.contains(&told), "{text}");
+}

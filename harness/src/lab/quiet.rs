@@ -181,6 +181,12 @@ impl Lab {
         daemon.counters().await.ok().flatten()
     }
 
+    /// What a node's daemon has counted of each of its metrics that count, if one runs that has such and can be asked.
+    pub async fn totals_of(&self, node: &str) -> Option<BTreeMap<String, f64>> {
+        let (_, daemon) = self.answering().find(|(name, _)| *name == node)?;
+        daemon.totals().await.ok()
+    }
+
     /// Where the daemons that can be asked send what is for each subnet.
     pub async fn routes(&self) -> Vec<(String, Result<BTreeMap<Ipv4Net, Ipv4Addr>, overlay::Error>)> {
         join_all(self.answering().map(async |(node, daemon)| (node.clone(), daemon.routes().await))).await

@@ -56,6 +56,10 @@ impl Daemon for Kernel {
         async { Err(self.lacks("metrics")) }.boxed_local()
     }
 
+    fn totals(&self) -> LocalBoxFuture<'_, Result<BTreeMap<String, f64>, Error>> {
+        async { Err(self.lacks("metrics")) }.boxed_local()
+    }
+
     fn routes(&self) -> LocalBoxFuture<'_, Result<BTreeMap<Ipv4Net, Ipv4Addr>, Error>> {
         async { Err(self.lacks("routes that follow the leases")) }.boxed_local()
     }

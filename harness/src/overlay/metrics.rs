@@ -1,5 +1,7 @@
 //! Reading a daemon's `/metrics`: the Prometheus text format, as much of it as counters need.
 
+use std::collections::BTreeMap;
+
 use super::{Counters, DropCause, Way};
 
 /// One sample: a metric's name, its labels and its value.
@@ -67,6 +69,25 @@ impl Counters {
     }
 }
 
+/// The values of all samples whose metric is a counter, by the metric's name with its labels.
+pub(super) fn totals(text: &str) -> BTreeMap<String, f64> {
+    let mut counter = None;
+    let mut totals = BTreeMap::new();
+    for line in text.lines() {
+        // It stands before the metric's samples.
+        if let Some(metric) = line.strip_prefix("# TYPE ") {
+            counter = metric.strip_suffix(" counter");
+        }
+        if Sample::parse(line).is_some_and(|sample| counter == Some(sample.name))
+            && let Some((series, value)) = line.trim().rsplit_once(' ')
+            && let Ok(value) = value.parse()
+        {
+            totals.insert(series.to_owned(), value);
+        }
+    }
+    totals
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +107,18 @@ mod tests {
         assert_eq!(counters.icmp["net-unreachable"], 2);
         let cause = DropCause { way: Way::Outbound, reason: "no-route".to_owned() };
         assert_eq!(counters.drops_since(&Counters::default())[0], (cause, 3));
+    }
+
+    #[test]
+    fn what_counts_is_told_from_what_rises_and_falls() {
+        let text = "# HELP relay_drops_total Packets dropped.\n# TYPE relay_drops_total counter\n\
+                    relay_drops_total{direction=\"outbound\",reason=\"no-route\"} 3\n\
+                    # TYPE relay_routes gauge\nrelay_routes 7\n\
+                    # TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 0.5\n";
+        let expected = [
+            ("process_cpu_seconds_total", 0.5),
+            (r#"relay_drops_total{direction="outbound",reason="no-route"}"#, 3.0),
+        ];
+        assert_eq!(totals(text), expected.map(|(name, value)| (name.to_owned(), value)).into());
     }
 }

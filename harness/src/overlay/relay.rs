@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::status::{STATUS, StatusClient};
-use super::{Attachment, Counters, Daemon, Error, Overlay, Site, log};
+use super::{Attachment, Counters, Daemon, Error, Overlay, Site, log, metrics};
 use crate::wait;
 
 mod asked;
@@ -302,6 +302,15 @@ impl Daemon for Running {
             self.expect_answers("metrics")?;
             let (_, body) = self.status.get("/metrics").await?;
             Ok(body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
+        }
+        .boxed_local()
+    }
+
+    fn totals(&self) -> LocalBoxFuture<'_, Result<BTreeMap<String, f64>, Error>> {
+        async move {
+            self.expect_answers("metrics")?;
+            let (_, body) = self.status.get("/metrics").await?;
+            Ok(metrics::totals(&body))
         }
         .boxed_local()
     }

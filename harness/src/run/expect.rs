@@ -1,5 +1,6 @@
 //! Steps that have to keep within bounds.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
@@ -10,12 +11,41 @@ use crate::wait;
 /// How long a count may be out of bounds that has yet to come to rest: a daemon has files open for a moment now and then.
 const AT_REST_WITHIN: Duration = Duration::from_secs(5);
 
+/// What a node's daemons counted that steps have ended.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// By metric.
+    totals: BTreeMap<String, f64>,
+    /// How many of them could not be asked in the end, so that what they counted is not known.
+    unasked: u32,
+}
+
+/// What a counter stands at.
+struct Stand {
+    count: f64,
+    /// How many daemons have had a part in it that is not known.
+    unasked: u32,
+}
+
+impl Past {
+    /// Keeps what a daemon counted that is about to end; none if it cannot be asked.
+    pub(super) fn keep(&mut self, totals: Option<BTreeMap<String, f64>>) {
+        let Some(totals) = totals else {
+            self.unasked += 1;
+            return;
+        };
+        for (metric, count) in totals {
+            *self.totals.entry(metric).or_default() += count;
+        }
+    }
+}
+
 impl Runner<'_> {
     /// Does the steps, and compares what they took and what grew with the bounds.
     pub(super) async fn expect(&mut self, expect: &Expect) -> Result<(), StepError> {
         let mut before = Vec::new();
         for growth in &expect.growth {
-            before.push(self.counter(growth).await?);
+            before.push(self.stand(growth).await?);
         }
         let start = Instant::now();
         self.inner(&expect.steps).await?;
@@ -30,18 +60,26 @@ impl Runner<'_> {
             self.settle().await?;
         }
         for (growth, before) in expect.growth.iter().zip(before) {
+            let (name, host, bounds) = (growth.name(), &growth.host, growth.bounds());
             let looked = wait::until("growth within its bounds", AT_REST_WITHIN, async || {
-                match self.counter(growth).await {
-                    Ok(now) if growth.allows(now - before) => Ok(Ok(())),
-                    Ok(now) => Err((now - before).to_string()),
+                match self.stand(growth).await {
+                    Ok(now) if now.unasked > before.unasked => Ok(Ok(false)),
+                    Ok(now) if growth.allows(now.count - before.count) => Ok(Ok(true)),
+                    Ok(now) => Err((now.count - before.count).to_string()),
                     Err(error) => Ok(Err(error)),
                 }
             });
             match looked.await {
-                Ok(within) => within?,
+                Ok(known) => {
+                    if !known? {
+                        self.problem(format!(
+                            "nobody knows by how much {name} of {host} grew, which was to grow {bounds}: a relay ended \
+                             there that could not be asked"
+                        ));
+                    }
+                }
                 Err(vain) => {
                     let grown = vain.last.unwrap_or_default();
-                    let (name, host, bounds) = (growth.name(), &growth.host, growth.bounds());
                     self.problem(format!("{name} of {host} grew by {grown}; it was to grow {bounds}"));
                 }
             }
@@ -49,21 +87,44 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// What a counter stands at.
-    async fn counter(&self, growth: &Growth) -> Result<f64, StepError> {
+    /// What a counter stands at. What a daemon counts goes on from what those before it had.
+    async fn stand(&self, growth: &Growth) -> Result<Stand, StepError> {
         let Growth { host, metric, .. } = growth;
         let found = match metric {
             Some(metric) => {
                 let daemon = self.lab.daemon(host)?;
+                let totals = daemon.totals().await.map_err(lab::Error::from)?;
+                if let Some(count) = totals.get(metric.as_str()) {
+                    let past = self.past.get(host.as_str());
+                    let before = past.and_then(|past| past.totals.get(metric.as_str()));
+                    let unasked = past.map_or(0, |past| past.unasked);
+                    return Ok(Stand { count: count + before.unwrap_or(&0.0), unasked });
+                }
                 daemon.metric(metric).await.map_err(lab::Error::from)?
             }
             // Exact up to 2^53.
             #[expect(clippy::cast_precision_loss)]
             None => self.lab.kernel_counter(host, growth.name())?.map(|count| count as f64),
         };
+        let found = found.map(|count| Stand { count, unasked: 0 });
         found.ok_or_else(|| {
             let what = format!("{host} has no counter `{}`", growth.name());
             lab::Error::State { what }.into()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_daemon_after_the_other_counted_adds_up() {
+        let totals = |count| BTreeMap::from([("relay_x_total".to_owned(), count)]);
+        let mut past = Past::default();
+        past.keep(Some(totals(3.0)));
+        past.keep(None);
+        past.keep(Some(totals(2.0)));
+        assert_eq!((past.totals, past.unasked), (totals(5.0), 1));
     }
 }

@@ -251,6 +251,8 @@ impl Runner<'_> {
         if let Some(counted) = self.counters.get(node) {
             self.ended.insert(node.to_owned(), counted.clone());
         }
+        let totals = self.lab.totals_of(node).await;
+        self.past.entry(node.to_owned()).or_default().keep(totals);
         LastCounted { node: node.to_owned(), answered }
     }
 

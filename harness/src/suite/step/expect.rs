@@ -27,7 +27,8 @@ pub struct Expect {
 pub struct Growth {
     /// The host whose counter it is: a node, for a relay's metric.
     pub host: Text,
-    /// A metric of the relay, as `/metrics` writes it: `process_resident_memory_bytes`.
+    /// A metric of the relay, as `/metrics` writes it: `process_resident_memory_bytes`. A relay that takes the place of
+    /// another goes on from what that had counted.
     pub metric: Option<Text>,
     /// A counter of the host's kernel, as nstat(8) writes it: `IpReasmFails`.
     pub kernel: Option<Text>,
