@@ -66,3 +66,23 @@ growth = [{{ host = 'a', metric = '{metric}', {bounds} }}]
     let told = format!("{metric} of a grew by 2; it was to grow by 1 at most");
     assert!(!passed && text.contains(&told), "{text}");
 }
+
+#[test]
+fn what_is_broken_elsewhere_has_no_answer_given_up_that_comes_late() {
+    // c1 learns where to send its request to only when it asks a third time.
+    let case = "[lab]
+nodes = ['a', 'b', 'c']
+started = ['a', 'b']
+
+[[steps]]
+exec = { host = 'a', command = 'sysctl -qw net.ipv4.conf.cni0.arp_ignore=8' }
+
+[[steps]]
+exec = { host = 'a', command = \"bash -c '(sleep 1.6; sysctl -qw net.ipv4.conf.cni0.arp_ignore=0) >/dev/null 2>&1 &'\" }
+
+[[steps]]
+ping = { from = 'c1', to = 'c2' }
+";
+    let (passed, text) = run(case);
+    assert!(passed, "{text}");
+}

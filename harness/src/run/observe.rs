@@ -14,7 +14,8 @@ use crate::probe::{Listener, Sender, Shot, ShotKind};
 /// How long a probe of which nothing is heard is waited for, on a machine that may have much else to do. Only what fails
 /// a case takes as long.
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-/// The same while something is broken on purpose, and silence is likely what the case is about.
+/// The same while something is broken on purpose, and silence is likely what the case is about: unless what became of the
+/// probe so far is nothing that the fault accounts for.
 const ANSWERED_WITHIN_A_FAULT: Duration = Duration::from_secs(1);
 /// The same where daemons count nothing: for what a kernel may yet say of a datagram that a fragment is missing of.
 const ANSWERED_WITHOUT_COUNTS: Duration = Duration::from_secs(2);
@@ -141,8 +142,8 @@ impl Runner<'_> {
             }
         };
         tokio::pin!(arrival);
-        let within = self.answered_within();
-        while start.elapsed() < within {
+        let (soon, late) = (self.answered_within(), self.patience(ANSWERED_WITHIN));
+        while start.elapsed() < late {
             tokio::select! {
                 answer = tokio::time::timeout(LOOK_AFTER, sender.answer()) => match answer {
                     Ok(answer) => return Ok(Some(answer?)),
@@ -154,13 +155,44 @@ impl Runner<'_> {
                 },
                 () = &mut arrival => return Ok(None),
             }
+            if start.elapsed() >= soon {
+                let seen = self.so_far(sender, position, listener.map(|_| 0));
+                if self.is_accounted_for(seen, &self.counters, kernels).await? {
+                    break;
+                }
+            }
         }
         Ok(None)
     }
 
-    /// How long an answer is waited for now.
+    /// Whether all losses of a probe are accounted for, of what was seen so far: by what is broken on purpose, or by what
+    /// was counted since.
+    pub(super) async fn is_accounted_for(
+        &self,
+        mut seen: Observation,
+        before: &BTreeMap<String, Counters>,
+        kernels: &KernelDrops,
+    ) -> Result<bool, StepError> {
+        let now = self.counters_now().await?;
+        seen.dropped.extend(drops(before, &now));
+        seen.dropped.extend(self.dropped_by_kernels(kernels, false));
+        seen.icmp_sent = icmp_sent(before, &now);
+        let mut journey = Journey::reconstruct(&self.map, &seen, &mut self.numbering.clone());
+        self.blame(&mut journey);
+        Ok(!journey.is_unexplained())
+    }
+
+    /// How long an answer is waited for now, of which nothing says that it may still come.
     pub(super) fn answered_within(&self) -> Duration {
         if self.faults().is_empty() { self.patience(ANSWERED_WITHIN) } else { ANSWERED_WITHIN_A_FAULT }
+    }
+
+    /// How much longer an answer may be waited for that was not awaited long: something has been broken on purpose since `began`.
+    pub(super) fn overtime(&self, began: Duration) -> Duration {
+        if self.faults_since(began).next().is_none() {
+            return Duration::ZERO;
+        }
+        self.patience(ANSWERED_WITHIN).saturating_sub(ANSWERED_WITHIN_A_FAULT)
     }
 
     /// How long silence is waited for that would otherwise take `usual`: where no daemon tells of what it drops, silence is
@@ -193,18 +225,23 @@ impl Runner<'_> {
     /// Whether the datagram around a probe was dropped on the underlay, and the node that sent it has the ICMP error: of
     /// that the probe's sender hears nothing.
     fn was_told_to_a_node(&self, sender: &Sender, position: Position) -> bool {
-        let observation = Observation {
-            frames: self.lab.recorder.since(position),
-            dropped: vec![],
-            icmp_sent: vec![],
-            faults: self.faults(),
-            answers: vec![],
-            received: None,
-            probe: self.with_source(sender.probe.clone()),
-        };
-        let journey = Journey::reconstruct(&self.map, &observation, &mut self.numbering.clone());
+        let seen = self.so_far(sender, position, None);
+        let journey = Journey::reconstruct(&self.map, &seen, &mut self.numbering.clone());
         let dropped = journey.request().is_some_and(|flow| matches!(flow.verdict, Verdict::Dropped { .. }));
         dropped && journey.flows.iter().any(|flow| matches!(flow.verdict, Verdict::Received { .. }))
+    }
+
+    /// What was seen so far of a probe that nobody has answered.
+    fn so_far(&self, sender: &Sender, position: Position, received: Option<u32>) -> Observation {
+        Observation {
+            frames: self.lab.recorder.since(position),
+            dropped: Vec::new(),
+            icmp_sent: Vec::new(),
+            faults: self.faults(),
+            answers: Vec::new(),
+            received,
+            probe: self.with_source(sender.probe.clone()),
+        }
     }
 
     /// Waits until the lab is quiet, and notes the daemons' counters. That it does not become quiet is a problem of the

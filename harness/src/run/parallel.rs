@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::flood::Deluge;
 use super::observe::{LOOK_AFTER, drops, icmp_sent};
 use super::shape::{self, Shares};
-use super::stream::{Pinger, Pool};
+use super::stream::{Before, Pinger, Pool};
 use super::transfer::{Haul, Toll};
 use super::{Runner, StepError, heading, indented};
 use crate::flow::{Answer, IcmpSent, Probe};
@@ -125,7 +125,7 @@ impl Volley {
         let answers = Vec::from_iter(refused);
         let mut seen = Seen { label, sender, answers, number: shot.number, received: 0, listener };
         let start = Instant::now();
-        while seen.answers.is_empty() && seen.received == 0 && start.elapsed() < block.patience.get() {
+        while seen.is_silent() && start.elapsed() < block.patience.get() {
             if let Ok(answer) = tokio::time::timeout(LOOK_AFTER, seen.sender.answer()).await {
                 seen.answers.push(answer?);
             }
@@ -147,6 +147,11 @@ impl Done<'_> {
 }
 
 impl Seen {
+    /// Whether nothing has come of it.
+    fn is_silent(&self) -> bool {
+        self.answers.is_empty() && self.received == 0
+    }
+
     /// Takes what waits at the sockets.
     fn hear(&mut self) -> Result<(), StepError> {
         if let Some(listener) = &self.listener {
@@ -256,26 +261,25 @@ impl Runner<'_> {
             self.lab.begin_flood()?;
             self.lab.note_unrecorded();
         }
-        let before = self.counters.clone();
-        let kernels = self.kernel_drops();
-        let position = self.lab.recorder.position();
-        let shaped = self.lab.shaped_so_far();
+        let before = self.before();
 
-        let branches = self.run_branches(parallel, works).await?;
+        let mut branches = self.run_branches(parallel, works).await?;
 
         self.end_floods().await?;
         self.settle().await?;
+        self.await_stragglers(&mut branches, &before).await?;
         for problem in toll.problems(&self.lab) {
             self.problem(problem);
         }
         self.judge_resent(resent.as_ref()).await?;
         let probes: Vec<Probe> = branches.iter().flatten().flat_map(Done::probes).collect();
-        let shaped = self.lab.shaped_since(shaped);
-        let mut sorted = shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
+        let shaped = self.lab.shaped_since(before.shaped);
+        let frames = self.lab.recorder.since(before.position);
+        let mut sorted = shape::sort(&probes, frames, shaped, self.map.port);
         let mut pool = Pool {
-            relays: drops(&before, &self.counters),
-            kernels: self.dropped_by_kernels(&kernels, false),
-            errors: icmp_sent(&before, &self.counters),
+            relays: drops(&before.counters, &self.counters),
+            kernels: self.dropped_by_kernels(&before.kernels, false),
+            errors: icmp_sent(&before.counters, &self.counters),
         };
         for ((number, steps), done) in (1..).zip(&parallel.branches).zip(branches) {
             self.line(format!("\nbranch {number}"));
@@ -303,6 +307,47 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Waits on for probes of which nothing has come, where nothing accounts for that. What was broken meanwhile had them
+    /// given up soon, wherever they were.
+    async fn await_stragglers(
+        &mut self,
+        branches: &mut [Vec<Done<'_>>],
+        before: &Before,
+    ) -> Result<(), StepError> {
+        let until = Instant::now() + self.overtime(before.began);
+        for done in branches.iter_mut().flatten() {
+            match done {
+                Done::Stream(_, pinger) => self.await_late(pinger, before, until).await?,
+                Done::Probes(_, all) => {
+                    for seen in all {
+                        self.await_straggler(seen, before, until).await?;
+                    }
+                }
+                Done::Text(_) | Done::Bulk(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn await_straggler(
+        &mut self,
+        seen: &mut Seen,
+        before: &Before,
+        until: Instant,
+    ) -> Result<(), StepError> {
+        seen.hear()?;
+        let probe = self.with_source(seen.sender.probe.clone());
+        let received = seen.listener.as_ref().map(|_| 0);
+        if !seen.is_silent() || !self.may_be_late(&probe, received, before, until).await? {
+            return Ok(());
+        }
+        while seen.is_silent() && Instant::now() < until {
+            tokio::time::sleep(LOOK_AFTER).await;
+            seen.hear()?;
+        }
+        self.settle().await
     }
 
     /// Does all branches at once. The first that fails ends those that send, and what cannot be ended is awaited.

@@ -1,16 +1,21 @@
 //! Pinging steadily while other steps change the lab.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::observe::{ANSWERED_WITHIN, drops};
 use super::shape::Shares;
 use super::step::echo_id;
 use super::{Runner, StepError};
+use crate::capture::frame::now;
+use crate::capture::recorder::Position;
 use crate::flow::{
     self, Answer, Disorder, Dropped, IcmpSent, Journey, Key, Map, Numbering, Observation, Part, Probe,
     Summary,
 };
+use crate::lab::kernel::KernelDrops;
+use crate::overlay::Counters;
 use crate::probe::{Echoes, Shot, ShotKind};
 use crate::suite::Stream;
 
@@ -33,6 +38,15 @@ pub(super) struct Pinger {
     echoes: Echoes,
     /// Whether it ended for having sent [`MAX_PROBES`].
     exhausted: bool,
+}
+
+/// How things stood before many probes were sent.
+pub(super) struct Before {
+    pub(super) counters: BTreeMap<String, Counters>,
+    pub(super) kernels: KernelDrops,
+    pub(super) position: Position,
+    pub(super) shaped: usize,
+    pub(super) began: Duration,
 }
 
 /// How far a stream has come.
@@ -76,6 +90,12 @@ impl Pinger {
     /// The probes that it has sent so far.
     pub(super) fn probes(&self) -> impl Iterator<Item = &Probe> {
         self.echoes.sent().iter().map(|(probe, _)| probe)
+    }
+
+    /// Its last probe, if that has no answer yet.
+    fn unanswered(&self) -> Option<Probe> {
+        let (probe, answers) = self.echoes.sent().last()?;
+        answers.is_empty().then(|| probe.clone())
     }
 
     /// Sends so many, or until it is to end, and then waits for the last reply.
@@ -159,9 +179,7 @@ impl Runner<'_> {
     pub(super) async fn stream(&mut self, stream: &Stream) -> Result<(), StepError> {
         let pinger = self.pinger(stream)?;
         let every = pinger.every;
-        let (before, kernels) = (self.counters.clone(), self.kernel_drops());
-        let position = self.lab.recorder.position();
-        let shaped = self.lab.shaped_so_far();
+        let before = self.before();
         let progress = Progress::default();
         let steps = async {
             let done = self.inner_steps(stream, &progress, every).await;
@@ -169,18 +187,68 @@ impl Runner<'_> {
             done
         };
         // Either one's failure ends both: the steps wait for the stream, and the stream for them.
-        let (pinger, ()) = futures_util::future::try_join(pinger.run(&progress), steps).await?;
+        let (mut pinger, ()) = futures_util::future::try_join(pinger.run(&progress), steps).await?;
         self.settle().await?;
+        let until = Instant::now() + self.overtime(before.began);
+        self.await_late(&mut pinger, &before, until).await?;
         let probes: Vec<Probe> = pinger.probes().cloned().collect();
-        let shaped = self.lab.shaped_since(shaped);
-        let mut sorted =
-            super::shape::sort(&probes, self.lab.recorder.since(position), shaped, self.map.port);
+        let shaped = self.lab.shaped_since(before.shaped);
+        let frames = self.lab.recorder.since(before.position);
+        let mut sorted = super::shape::sort(&probes, frames, shaped, self.map.port);
         let mut pool = Pool {
-            relays: drops(&before, &self.counters),
-            kernels: self.dropped_by_kernels(&kernels, false),
+            relays: drops(&before.counters, &self.counters),
+            kernels: self.dropped_by_kernels(&before.kernels, false),
             errors: Vec::new(),
         };
         self.conclude(stream, pinger, &mut sorted, &mut pool)
+    }
+
+    /// How things stand now.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            counters: self.counters.clone(),
+            kernels: self.kernel_drops(),
+            position: self.lab.recorder.position(),
+            shaped: self.lab.shaped_so_far(),
+            began: now(),
+        }
+    }
+
+    /// Waits on, `until` then, for the reply to a stream's last probe, if nothing accounts for it that there is none.
+    pub(super) async fn await_late(
+        &mut self,
+        pinger: &mut Pinger,
+        before: &Before,
+        until: Instant,
+    ) -> Result<(), StepError> {
+        pinger.echoes.take_answers()?;
+        let Some(probe) = pinger.unanswered() else { return Ok(()) };
+        if self.may_be_late(&probe, None, before, until).await? {
+            pinger.echoes.await_last(until.saturating_duration_since(Instant::now())).await?;
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is not `until` then yet, and something may still come of a probe: nothing accounts for what became of it.
+    pub(super) async fn may_be_late(
+        &self,
+        probe: &Probe,
+        received: Option<u32>,
+        before: &Before,
+        until: Instant,
+    ) -> Result<bool, StepError> {
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        let shaped = self.lab.shaped_since(before.shaped);
+        let frames = self.lab.recorder.since(before.position);
+        let mut own = super::shape::sort(std::slice::from_ref(probe), frames, shaped, self.map.port);
+        let (frames, dropped) = own.remove(&probe.number).unwrap_or_default();
+        let faults = self.faults_met(&frames);
+        let (probe, answers, icmp_sent) = (probe.clone(), Vec::new(), Vec::new());
+        let seen = Observation { probe, frames, dropped, icmp_sent, faults, answers, received };
+        Ok(!self.is_accounted_for(seen, &before.counters, &before.kernels).await?)
     }
 
     /// What is to send a stream.
