@@ -57,7 +57,9 @@ pub enum Step {
     Flood(Flood),
     /// Sends data over sockets, and fails unless it arrives as it was sent, each stream's at its own socket: with UDP
     /// nothing lost and in order, with TCP no segment overtaken, with a wrong checksum, or lost where nobody counted it; and
-    /// no relay dropped any of it. The packets are in no recording.
+    /// no relay dropped any of it. The packets are in no recording. What else goes the same way meanwhile may be in one run
+    /// with them (UDP_SEGMENT), and then in none, either, which fails the case: let it be of other nodes, or give the lab
+    /// `flags = ["--offload=none"]`.
     Transfer(Transfer),
     /// Sends probes with TTL 1, 2, … until one arrives: who answers for each hop.
     Traceroute(Traceroute),
