@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use ipnet::Ipv4Net;
@@ -28,6 +29,7 @@ use crate::wait::TimedOut;
 mod cut;
 mod daemons;
 mod drawing;
+pub mod drop_reasons;
 mod flood;
 pub mod host;
 pub mod kernel;
@@ -38,6 +40,7 @@ pub(crate) mod registry;
 pub mod shaper;
 pub mod watch;
 
+use drop_reasons::DropReasons;
 use host::Host;
 pub use quiet::Breach;
 
@@ -65,6 +68,8 @@ pub struct Workshop {
     pub recorded: bool,
     /// Kernel settings of every host, `key = value` as sysctl(8) names them, beside those that labs need.
     pub settings: Vec<(String, String)>,
+    /// Why the kernel drops packets, where that may be looked at.
+    pub drop_reasons: Option<Arc<DropReasons>>,
 }
 
 impl Workshop {
@@ -80,7 +85,18 @@ impl Workshop {
         Reaper::get()?.guard(&sandbox)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (etcd, reason) = runtime.block_on(etcd.settle())?;
-        Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new() })
+        let drop_reasons = if sandbox.rootless() { None } else { watch_drops() };
+        Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new(), drop_reasons })
+    }
+}
+
+fn watch_drops() -> Option<Arc<DropReasons>> {
+    match DropReasons::watch() {
+        Ok(reasons) => Some(Arc::new(reasons)),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel's reasons to drop packets are not looked at");
+            None
+        }
     }
 }
 
@@ -220,6 +236,16 @@ impl From<crate::netlink::Error> for Error {
 }
 
 impl Lab {
+    /// Takes note of what the kernel has dropped so far, and why.
+    pub fn note_drops(&self) {
+        self.workshop.drop_reasons.iter().for_each(|reasons| reasons.take());
+    }
+
+    /// What the kernel of this machine, whichever host's, dropped soon after a moment, where that may be looked at.
+    pub fn dropped_after(&self, moment: Duration) -> Option<String> {
+        self.workshop.drop_reasons.as_ref()?.after(moment)
+    }
+
     /// Builds the hosts and links of `topology`, starts etcd and the daemons, and records every interface.
     ///
     /// # Errors

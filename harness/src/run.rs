@@ -350,7 +350,7 @@ impl<'a> Runner<'a> {
         self.notes.extend(journey.notes());
         if journey.is_open() {
             let mut text = "a loss, or a count, that nothing accounts for:\n".to_owned();
-            let _ = write!(text, "{}", journey.ladder(&self.map).trim_end());
+            let _ = write!(text, "{}{}", journey.ladder(&self.map).trim_end(), self.why_dropped(journey));
             self.problem(text);
         }
         if journey.is_unrecorded(&self.map) {
@@ -367,6 +367,14 @@ impl<'a> Runner<'a> {
             };
             self.problem(format!("a packet came from nowhere{why}:\n{}", text.trim_end()));
         }
+    }
+
+    /// What the kernel says of drops at the time of a loss that nothing accounts for: a hint, as it may be of another packet.
+    fn why_dropped(&self, journey: &Journey) -> String {
+        let dropped = journey.last_seen().and_then(|moment| self.lab.dropped_after(moment));
+        let told =
+            |dropped| format!("\nthis machine's kernel dropped, soon after it was last seen: {dropped}");
+        dropped.map_or_else(String::new, told)
     }
 
     /// From now on the addresses that a node and its containers have by its lease are printed by their names.

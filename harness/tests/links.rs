@@ -41,6 +41,7 @@ fn main() {
             reason: "no etcd is started here".to_owned(),
             recorded: true,
             settings: Vec::new(),
+            drop_reasons: None,
         };
         trials.push(Trial::test(name, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -14,6 +14,7 @@ fn run(case: &str) -> (bool, String) {
         .current_dir(directory.path())
         .env("RELAY", common::relay())
         .env("INSTA_UPDATE", "always")
+        .env("HARNESS_LOG", "harness::lab=debug")
         .env_remove("CI")
         .output()
         .expect("harness starts");
@@ -85,4 +86,23 @@ ping = { from = 'c1', to = 'c2' }
 ";
     let (passed, text) = run(case);
     assert!(passed, "{text}");
+}
+
+#[test]
+fn a_loss_that_nothing_accounts_for_is_told_with_the_kernels_reason_where_root_may_look() {
+    let case = "[[steps]]
+exec = { host = 'a', command = \"nft 'add table ip thief; add chain ip thief forward { type filter hook forward priority 0; }'\" }
+
+[[steps]]
+exec = { host = 'a', command = 'nft add rule ip thief forward icmp type echo-request drop' }
+
+[[steps]]
+ping = { from = 'c1', to = 'c2' }
+";
+    let (passed, text) = run(case);
+    assert!(!passed && text.contains("=> lost after a cni0 <: unexplained"), "{text}");
+    let told = text.contains("soon after it was last seen: NETFILTER_DROP in nft_do_chain");
+    // Root of a container may be kept from it.
+    let is_forbidden = text.contains("not looked at error=") && text.contains(" (os error 1)");
+    assert!(told || is_forbidden || !nix::unistd::geteuid().is_root(), "{text}");
 }

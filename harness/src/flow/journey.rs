@@ -1,6 +1,7 @@
 //! All that one probe set off, put together.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::defect::misquoted;
 use super::hop::{Located, group};
@@ -120,6 +121,15 @@ impl Journey {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.is_unexplained() || !self.unattributed.is_empty() || !self.unseen.is_empty()
+    }
+
+    /// When that was last seen which nothing accounts for, if it was seen at all.
+    #[must_use]
+    pub fn last_seen(&self) -> Option<Duration> {
+        let flow = self.flows.iter().find(|flow| flow.is_unexplained())?;
+        let copy = flow.branches.iter().find(|branch| branch.end == End::Open { fault: None });
+        let hops = if flow.verdict.is_unexplained() { &flow.hops } else { &copy?.hops };
+        hops.last().map(Hop::at)
     }
 
     /// Whether any of its packets was seen where nothing that was recorded can have come.

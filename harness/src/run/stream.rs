@@ -316,8 +316,9 @@ impl Runner<'_> {
         }
         if let Some(first) = lost.first() {
             let (lost, ladder) = (lost.len(), first.ladder(&self.map));
+            let why = self.why_dropped(first);
             self.problem(format!(
-                "{lost} pings of the stream were lost, and nothing was counted where they were lost; the first:\n{}",
+                "{lost} pings of the stream were lost, and nothing was counted where they were lost; the first:\n{}{why}",
                 ladder.trim_end()
             ));
         }

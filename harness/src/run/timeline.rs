@@ -60,6 +60,7 @@ impl Runner<'_> {
     }
 
     fn note_begun(&mut self, number: usize, title: String, inner: Option<String>) {
+        self.lab.note_drops();
         let nodes = self.lab.topology.nodes.iter();
         let logged = nodes.map(|node| (node.name.clone(), self.lab.log_length(&node.name))).collect();
         let broken = self.broken();
