@@ -13,13 +13,14 @@ use signal_hook::{
 use tokio::sync::oneshot;
 
 /// How long an orderly end may take. As a rule it takes milliseconds; on a machine that sets up or removes many devices
-/// at the same time, taking the TUN away waits for the kernel's one lock for that (`rtnl_mutex`), seconds at worst.
-const LIMIT: Duration = Duration::from_secs(4);
+/// at the same time, taking the TUN away waits for the kernel's one lock for that (`rtnl_mutex`), seconds at worst. Docker
+/// kills after ten.
+const LIMIT: Duration = Duration::from_secs(9);
 
 /// How long the log may take to say that it took longer.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// Waits for SIGTERM or SIGINT. After the first of them the next one kills, and the process ends within 4.1 seconds, by
+/// Waits for SIGTERM or SIGINT. After the first of them the next one kills, and the process ends within 9.1 seconds, by
 /// itself or with exit code 1.
 ///
 /// # Errors
