@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_client::{CompactionOptions, GetOptions, PutOptions};
 use ipnet::Ipv4Net;
@@ -15,12 +15,19 @@ use crate::wait;
 
 /// For an election, which takes etcd one to two seconds.
 const LED_WITHIN: Duration = Duration::from_secs(5);
+/// From one attempt to the next during one.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// For an answer that a report can do without.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// From a change in etcd to its effect in every daemon.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 /// The same where a daemon may have overlooked it, and says nothing of that.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether etcd cannot answer now, and may soon.
+fn is_unavailable(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() == tonic::Code::Unavailable)
+}
 
 /// A lease as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,13 +104,18 @@ impl Lab {
     /// # Errors
     /// When etcd does not answer.
     pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
-        let options = GetOptions::new().with_prefix();
-        let found = self
-            .client()
-            .await?
-            .get(format!("{PREFIX}/subnets/"), Some(options))
-            .await
-            .map_err(registry("listing the leases"))?;
+        let mut client = self.client().await?;
+        let start = Instant::now();
+        let found = loop {
+            let options = GetOptions::new().with_prefix();
+            match client.get(format!("{PREFIX}/subnets/"), Some(options)).await {
+                // Its members are choosing another leader: busy disks make them.
+                Err(error) if is_unavailable(&error) && start.elapsed() < LED_WITHIN => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                found => break found.map_err(registry("listing the leases"))?,
+            }
+        };
         let lease = |pair: &etcd_client::KeyValue| Lease {
             key: String::from_utf8_lossy(pair.key()).into_owned(),
             value: String::from_utf8_lossy(pair.value()).into_owned(),
