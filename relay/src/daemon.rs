@@ -186,6 +186,8 @@ async fn start_and_watch<R: Registry>(
     let masquerade = config.filter.masquerade.then_some(filter_amiss);
     blackhole::clean_up(&netlink, previous, subnet, config.blackhole_route).await;
     if config.blackhole_route {
+        // Who is told that the daemon is ready finds it there.
+        blackhole::set(&netlink, subnet).await;
         tasks.spawn(blackhole::keep(netlink.clone(), subnet, config.filter.resync));
     }
 

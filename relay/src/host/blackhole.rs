@@ -94,14 +94,19 @@ pub async fn clean_up(netlink: &Handle, previous: Option<Ipv4Net>, subnet: Ipv4N
     }
 }
 
+/// Has the route there, if the kernel takes it: [`keep`] tries again.
+pub async fn set(netlink: &Handle, subnet: Ipv4Net) {
+    if let Err(error) = add(netlink, subnet).await {
+        tracing::debug!(%error, %subnet, "blackhole route not added");
+    }
+}
+
 /// Adds the route again whenever it is gone, until the future is dropped.
 pub async fn keep(netlink: Handle, subnet: Ipv4Net, every: Duration) {
     let mut ticks = interval(every);
     loop {
         ticks.tick().await;
-        if let Err(error) = add(&netlink, subnet).await {
-            tracing::debug!(%error, %subnet, "blackhole route not added");
-        }
+        set(&netlink, subnet).await;
     }
 }
 
