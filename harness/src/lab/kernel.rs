@@ -105,17 +105,6 @@ impl Lab {
         Ok(found.next())
     }
 
-    /// How many packets each device of each host dropped that came in by it: by host, and by the counter as ip-link(8) names it.
-    /// Frames are among them that nobody has a use for.
-    pub fn dropped_on_arrival(&self) -> BTreeMap<(String, String), u64> {
-        let of = |host: &super::host::Host| {
-            let name = host.name().to_owned();
-            let drops = device_drops(&host.counters(), RX_DROPPED).into_iter();
-            drops.map(move |(device, drops)| ((name.clone(), format!("{device} rx_dropped")), drops))
-        };
-        self.hosts().flat_map(of).collect()
-    }
-
     /// A counter of a host's kernel, of `snmp` or `netstat`; 0 for a host that cannot be asked.
     pub fn kernel_count(&self, host: &str, protocol: &str, name: &str) -> u64 {
         self.host(host).map_or(0, |host| counter(&host.counters(), protocol, name))

@@ -63,8 +63,8 @@ struct Counts {
     needless: u64,
     said: u64,
     heard: u64,
-    /// By host, and by counter or device.
-    dropped: BTreeMap<(String, String), u64>,
+    /// By host and counter.
+    no_room: BTreeMap<(String, String), u64>,
 }
 
 /// What was counted meanwhile.
@@ -117,7 +117,7 @@ impl Resent {
         };
         let mut dropped = drops(&self.relays, relays);
         dropped.extend(runner.dropped_by_kernels(&self.kernels, false));
-        dropped.extend(grown(&now.dropped, &before.dropped).into_iter().map(kernel));
+        dropped.extend(grown(&now.no_room, &before.no_room).into_iter().map(kernel));
         for drop in runner.lab.shaped_since(self.shaped) {
             let (host, reason) = (drop.frame.point.host.clone(), drop.cause.name().to_owned());
             dropped.push(Dropped { host, place: Place::Shaper, reason, count: 1 });
@@ -154,16 +154,14 @@ impl Counts {
             names.iter().map(|name| lab.kernel_count(host, "TcpExt", name)).sum()
         };
         let at_ends = |names: &[&str]| -> u64 { ends.iter().map(|host| tcp(host, names)).sum() };
-        let mut dropped = lab.dropped_on_arrival();
-        for (host, name) in ends.iter().flat_map(|host| NO_ROOM.map(|name| (host, name))) {
-            dropped.insert((host.clone(), name.to_owned()), tcp(host, &[name]));
-        }
+        let of_ends = ends.iter().flat_map(|host| NO_ROOM.map(|name| (host, name)));
+        let no_room = of_ends.map(|(host, name)| ((host.clone(), name.to_owned()), tcp(host, &[name])));
         Self {
             resent: senders.iter().map(|host| (host.clone(), tcp(host, &RESENT))).collect(),
             needless: at_ends(&NEEDLESS),
             said: at_ends(&SAID),
             heard: at_ends(&HEARD),
-            dropped,
+            no_room: no_room.collect(),
         }
     }
 }
