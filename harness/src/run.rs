@@ -353,6 +353,11 @@ impl<'a> Runner<'a> {
             let _ = write!(text, "{}{}", journey.ladder(&self.map).trim_end(), self.why_dropped(journey));
             self.problem(text);
         }
+        self.judge_recording(journey);
+    }
+
+    /// Notes that a packet arrived, or came from somewhere, and no interface recorded that.
+    fn judge_recording(&mut self, journey: &Journey) {
         if journey.is_unrecorded(&self.map) {
             let text = journey.ladder(&self.map);
             self.problem(format!("it arrived, and no interface recorded it:\n{}", text.trim_end()));

@@ -303,9 +303,13 @@ impl Runner<'_> {
             .filter(|journey| journey.is_unexplained())
             .partition(|journey| journey.flows.iter().any(|flow| flow.verdict.is_unexplained()));
         let unrecorded = journeys.iter().find(|journey| journey.is_unrecorded(&self.map));
-        let from_nowhere = journeys.iter().find(|journey| journey.is_from_nowhere());
-        for journey in copied.into_iter().chain(unrecorded).chain(from_nowhere) {
+        let from_nowhere =
+            journeys.iter().find(|journey| journey.is_from_nowhere() && !copied.contains(journey));
+        for journey in &copied {
             self.judge(journey);
+        }
+        for journey in unrecorded.into_iter().chain(from_nowhere) {
+            self.judge_recording(journey);
         }
         for journey in journeys {
             self.note_lost(journey);
