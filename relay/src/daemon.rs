@@ -175,6 +175,17 @@ async fn start_and_watch<R: Registry>(
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     let held = take_lease(&*registry, &network, &underlay, &config.subnet_file, &health).await?;
     let subnet = held.lease.subnet;
+    let (own, mut own_seen) = watch::channel(None);
+    let (public_ip, advertised) = watch::channel(underlay.public_ip);
+    // From now on: the kernel may take longer with what follows than a short lease lives.
+    tasks.spawn(hold(
+        Arc::clone(&registry),
+        held,
+        own_seen.clone(),
+        advertised.clone(),
+        config.renew_margin,
+        Arc::clone(&health),
+    ));
     let device = watch::Sender::new(set_up_device(&netlink, &tun, &network, &held, mtu).await?);
     // Ends with this future, and so before the device goes.
     let mut guards = JoinSet::new();
@@ -195,7 +206,6 @@ async fn start_and_watch<R: Registry>(
     // Set once, here.
     let _ = sources.routes.set(Arc::clone(&routes));
     let (failed, mut failures) = mpsc::unbounded_channel();
-    let (public_ip, advertised) = watch::channel(underlay.public_ip);
     let mut live = Live {
         netlink: netlink.clone(),
         tun,
@@ -215,25 +225,15 @@ async fn start_and_watch<R: Registry>(
     };
 
     health.waiting("listing the leases of other nodes");
-    let (own, mut own_seen) = watch::channel(None);
     let follower = Follower {
         registry: Arc::clone(&registry),
         table: LeaseTable::new(network, held.lease),
         routes,
         own,
-        public_ip: advertised.clone(),
+        public_ip: advertised,
         stats: Arc::clone(&sources.follow),
     };
     tasks.spawn(follower.run());
-    tasks.spawn(hold(
-        Arc::clone(&registry),
-        held,
-        own_seen.clone(),
-        advertised,
-        config.renew_margin,
-        Arc::clone(&health),
-    ));
-
     live.env.write(&live.subnet_file)?;
     tracing::info!(path = %live.subnet_file.display(), "subnet file written");
     // Before that every packet would be refused; on a restart they wait in the queues of the device and the socket.

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test")]
 
+mod lease;
 mod rules;
 mod stop;
 
