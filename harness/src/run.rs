@@ -12,6 +12,7 @@ use crate::probe::{self, Listener};
 use crate::suite::{Case, Step};
 use crate::wait;
 
+mod counted;
 mod expect;
 mod faults;
 mod flood;
@@ -149,12 +150,8 @@ pub struct Runner<'a> {
     probes: u32,
     /// What each node's daemons had counted when the lab was last quiet, or the last of them could last be asked.
     counters: BTreeMap<String, Counters>,
-    /// As much of that as those counted that steps have ended.
-    ended: BTreeMap<String, Counters>,
-    /// ICMP errors that nodes' daemons may have sent after they were last asked for their counters, and before they ended.
-    uncounted: BTreeMap<String, u64>,
-    /// What their metrics stood at that count.
-    past: BTreeMap<String, expect::Past>,
+    /// As much of that as those counted that steps have ended, and what else they did.
+    past: BTreeMap<String, counted::Past>,
     /// The sockets that receive UDP probes, by host and port. They stay open: to bind a port again at once may fail
     /// while a process that another case has just forked still has a copy of the old socket.
     listeners: BTreeMap<(String, u16), Rc<Listener>>,
@@ -193,8 +190,6 @@ impl<'a> Runner<'a> {
             numbering: Numbering::default(),
             probes: 0,
             counters: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            uncounted: BTreeMap::new(),
             past: BTreeMap::new(),
             listeners: BTreeMap::new(),
             down: Vec::new(),

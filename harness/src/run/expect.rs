@@ -1,6 +1,5 @@
 //! Steps that have to keep within bounds.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Runner, StepError};
@@ -11,33 +10,11 @@ use crate::wait;
 /// How long a count may be out of bounds that has yet to come to rest: a daemon has files open for a moment now and then.
 const AT_REST_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a node's daemons counted that steps have ended.
-#[derive(Debug, Default)]
-pub(super) struct Past {
-    /// By metric.
-    totals: BTreeMap<String, f64>,
-    /// How many of them could not be asked in the end, so that what they counted is not known.
-    unasked: u32,
-}
-
 /// What a counter stands at.
 struct Stand {
     count: f64,
     /// How many daemons have had a part in it that is not known.
     unasked: u32,
-}
-
-impl Past {
-    /// Keeps what a daemon counted that is about to end; none if it cannot be asked.
-    pub(super) fn keep(&mut self, totals: Option<BTreeMap<String, f64>>) {
-        let Some(totals) = totals else {
-            self.unasked += 1;
-            return;
-        };
-        for (metric, count) in totals {
-            *self.totals.entry(metric).or_default() += count;
-        }
-    }
 }
 
 impl Runner<'_> {
@@ -96,9 +73,8 @@ impl Runner<'_> {
                 let totals = daemon.totals().await.map_err(lab::Error::from)?;
                 if let Some(count) = totals.get(metric.as_str()) {
                     let past = self.past.get(host.as_str());
-                    let before = past.and_then(|past| past.totals.get(metric.as_str()));
-                    let unasked = past.map_or(0, |past| past.unasked);
-                    return Ok(Stand { count: count + before.unwrap_or(&0.0), unasked });
+                    let (before, unasked) = past.map_or((0.0, 0), |past| (past.total(metric), past.unasked));
+                    return Ok(Stand { count: count + before, unasked });
                 }
                 daemon.metric(metric).await.map_err(lab::Error::from)?
             }
@@ -111,20 +87,5 @@ impl Runner<'_> {
             let what = format!("{host} has no counter `{}`", growth.name());
             lab::Error::State { what }.into()
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_daemon_after_the_other_counted_adds_up() {
-        let totals = |count| BTreeMap::from([("relay_x_total".to_owned(), count)]);
-        let mut past = Past::default();
-        past.keep(Some(totals(3.0)));
-        past.keep(None);
-        past.keep(Some(totals(2.0)));
-        assert_eq!((past.totals, past.unasked), (totals(5.0), 1));
     }
 }

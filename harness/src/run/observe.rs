@@ -51,8 +51,8 @@ impl Runner<'_> {
         for (node, counters) in &self.counters {
             drops.note_sent_by_daemon(node, counters.icmp.values().sum());
         }
-        for (node, errors) in &self.uncounted {
-            drops.note_sent_by_daemon(node, *errors);
+        for (node, past) in &self.past {
+            drops.note_sent_by_daemon(node, past.icmp_unknown);
         }
         drops
     }
@@ -256,56 +256,6 @@ impl Runner<'_> {
         }
         Ok(())
     }
-
-    fn note_counted(&mut self, running: Vec<(String, Counters)>) {
-        let counted: Vec<_> = self.counted(running).collect();
-        self.counters.extend(counted);
-    }
-
-    /// What every node's daemons have counted by now, or had when the last of them could last be asked.
-    pub(super) async fn counters_now(&self) -> Result<BTreeMap<String, Counters>, StepError> {
-        let mut now = self.counters.clone();
-        now.extend(self.counted(self.lab.counters().await?));
-        Ok(now)
-    }
-
-    /// What nodes' daemons have counted since the case began, those too that ran before the ones that now do.
-    fn counted(&self, running: Vec<(String, Counters)>) -> impl Iterator<Item = (String, Counters)> + '_ {
-        running.into_iter().map(|(node, now)| match self.ended.get(&node) {
-            Some(earlier) => (node, now.after(earlier)),
-            None => (node, now),
-        })
-    }
-
-    /// Keeps what a node's daemon has counted, which is about to be ended. What cannot be asked for is what it was when the lab
-    /// was last quiet. What it does from now on nobody can ask for: [`Self::lost_counts`] is to be told what is returned once it
-    /// has ended.
-    pub(super) async fn keep_counted(&mut self, node: &str) -> LastCounted {
-        let answered = self.lab.kernel_drops().answered(node);
-        if let Some(now) = self.lab.counters_of(node).await {
-            self.note_counted(vec![(node.to_owned(), now)]);
-        }
-        if let Some(counted) = self.counters.get(node) {
-            self.ended.insert(node.to_owned(), counted.clone());
-        }
-        let totals = self.lab.totals_of(node).await;
-        self.past.entry(node.to_owned()).or_default().keep(totals);
-        LastCounted { node: node.to_owned(), answered }
-    }
-
-    /// A node's daemon has ended since it was last asked. ICMP errors that the node has sent since are taken for the daemon's:
-    /// those of the kernel that may be among them then count as silence, which accounts for a loss too many and for none too few.
-    pub(super) fn lost_counts(&mut self, last: LastCounted) {
-        let since = self.lab.kernel_drops().answered(&last.node).saturating_sub(last.answered);
-        *self.uncounted.entry(last.node).or_default() += since;
-    }
-}
-
-/// What a node had sent when its daemon's counters were last asked for, which is about to be ended.
-#[must_use]
-pub(super) struct LastCounted {
-    node: String,
-    answered: u64,
 }
 
 /// By how much each drop counter grew. Daemons that were not there before began at zero.
