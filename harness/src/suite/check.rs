@@ -169,13 +169,8 @@ impl Check<'_> {
                     "write a sentence, or take the step out",
                 );
             }
-            Step::Say(_)
-            | Step::Leases(_)
-            | Step::CompactEtcd(_)
-            | Step::Repeat(_)
-            | Step::Parallel(_)
-            | Step::PutKey(_)
-            | Step::Expect(_) => {}
+            Step::Say(_) | Step::Repeat(_) | Step::Parallel(_) | Step::Expect(_) => {}
+            Step::Leases(_) | Step::CompactEtcd(_) | Step::PutKey(_) => self.quorum(at),
             Step::Stream(stream) => self.stream(stream, at),
             Step::Ping(ping) => {
                 self.way(&ping.from, &ping.to);
@@ -193,11 +188,13 @@ impl Check<'_> {
             Step::Inject(inject) => self.inject(inject, at),
             Step::Traceroute(traceroute) => self.way(&traceroute.from, &traceroute.to),
             Step::PutLease(lease) => {
+                self.quorum(at);
                 self.subnet(&lease.subnet);
                 self.owner(&lease.owner);
                 self.seen_by(lease.seen_by.as_deref());
             }
             Step::DeleteLease(lease) => {
+                self.quorum(at);
                 self.subnet(&lease.subnet);
                 self.seen_by(lease.seen_by.as_deref());
             }
@@ -313,10 +310,15 @@ impl Check<'_> {
         if relay.outcome != Outcome::Fails {
             self.flags(&relay.flags);
         }
-        if self.node(&relay.node)
-            && relay.outcome != Outcome::Fails
-            && !self.relays.insert(relay.node.to_string())
-        {
+        if !self.node(&relay.node) {
+            return;
+        }
+        let runs = if relay.outcome == Outcome::Fails {
+            self.relays.contains(relay.node.as_str())
+        } else {
+            !self.relays.insert(relay.node.to_string())
+        };
+        if runs {
             let message = format!("a relay runs on {} already at this step", relay.node);
             self.mistake(&relay.node, message, "running", "stop it in a step before this one");
         }

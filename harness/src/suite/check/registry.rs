@@ -13,6 +13,18 @@ impl Check<'_> {
         nodes.into_iter().flatten().for_each(|node| self.running(node));
     }
 
+    /// Checks that so many members run that etcd answers.
+    pub(super) fn quorum(&mut self, at: Range<usize>) {
+        let all = self.topology.members.len();
+        // One that was stopped by name after the leader may have been that leader: a case that depends on it is chance.
+        let running = self.members.len().saturating_sub(usize::from(self.leader_stopped));
+        if running <= all / 2 {
+            let message = format!("of {all} etcd members {running} run at this step: they answer nothing");
+            let mistake = Mistake::new(at, message, "asks etcd");
+            self.mistakes.push(mistake.help("put a `start-etcd` before this step"));
+        }
+    }
+
     /// Checks that a member can be started, or stopped.
     pub(super) fn etcd(&mut self, etcd: &Etcd, at: Range<usize>, start: bool) {
         let member = etcd.member();

@@ -594,3 +594,29 @@ fn what_is_paused_or_taken_already_is_told() {
     assert_eq!(both(listen("c1", 7), listen("c1", 8)), [""; 0]);
     assert_eq!(both(listen("c1", 7), listen("c2", 7)), [""; 0]);
 }
+
+#[test]
+fn what_asks_etcd_needs_most_of_its_members() {
+    let put = "put-lease = { subnet = '10.5.99.0/24', owner = 'b' }";
+    let after = |lab: &str, stopped: &str, step: &str| messages(lab, &format!("{stopped} }}, {{ {step}"));
+    let silent = "of 1 etcd members 0 run at this step: they answer nothing";
+    for step in [put, "delete-lease = { subnet = 'b' }", "leases = {}", "compact-etcd = {}"] {
+        assert_eq!(after("", "stop-etcd = {}", step), [silent]);
+        assert_eq!(after("", "stop-etcd = {} }, { start-etcd = {}", step), [""; 0]);
+    }
+    let one = "stop-etcd = { member = 'etcd1' }";
+    let leader = "stop-etcd = { member = 'leader' }";
+    assert_eq!(after("etcd = 3", one, put), [""; 0]);
+    assert_eq!(after("etcd = 3", leader, put), [""; 0]);
+    let silent = "of 3 etcd members 1 run at this step: they answer nothing";
+    assert_eq!(after("etcd = 3", &format!("{one} }}, {{ {leader}"), put), [silent]);
+    assert_eq!(after("etcd = 3", &format!("{leader} }}, {{ {one}"), put), [silent]);
+}
+
+#[test]
+fn a_relay_that_is_to_fail_is_no_second_one() {
+    let start = "start-relay = { node = 'a', outcome = 'fails' }";
+    let runs = "a relay runs on a already at this step";
+    assert_eq!(messages("", start), [runs]);
+    assert_eq!(messages("", &format!("stop-relay = {{ node = 'a' }} }}, {{ {start}")), [""; 0]);
+}
