@@ -32,7 +32,7 @@ pub struct Exec {
 
 impl Exec {
     pub(in crate::suite) fn within_ms() -> u16 {
-        10_000
+        30_000
     }
 }
 
