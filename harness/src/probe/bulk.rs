@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Error;
+use super::{Error, reason};
 use crate::capture::FLOOD_PORTS;
 use crate::netns::Namespace;
 use crate::socket::set_option;
@@ -140,6 +140,30 @@ fn within<T: Send>(namespace: &Namespace, open: impl FnOnce() -> io::Result<T> +
     })
 }
 
+/// Why a socket carries no more, without the kernel's number for it.
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        // What SO_RCVTIMEO and SO_SNDTIMEO make of their time (socket(7)), and connecting.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("nothing moved for {} s", PATIENCE.as_secs())
+        }
+        _ => reason(error),
+    }
+}
+
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_socket_carries_no_more_is_told_in_words() {
+        let of = |errno: i32| cause(&io::Error::from_raw_os_error(errno));
+        assert_eq!(of(libc::EAGAIN), "nothing moved for 20 s");
+        assert_eq!(of(libc::ECONNREFUSED), "connection refused");
+        assert_eq!(cause(&io::ErrorKind::UnexpectedEof.into()), "unexpected end of file");
+    }
 }

@@ -9,7 +9,7 @@ use socket2::Socket;
 
 use super::pattern::Pattern;
 use super::shortfall::{Shortfall, named};
-use super::{Extent, PATIENCE, joined};
+use super::{Extent, PATIENCE, cause, joined};
 
 /// Of so many streams that are not as they were sent each is told.
 const TOLD: usize = 8;
@@ -31,48 +31,52 @@ pub(super) fn carry(
     let count = senders.len();
     // What each stream has carried, known before it ends.
     let sent: Vec<AtomicU64> = senders.iter().map(|_| AtomicU64::new(extent.octets)).collect();
-    let flaws =
-        thread::scope(|scope| {
-            let sending: Vec<ScopedJoinHandle<'_, Result<(), Flaw>>> = senders
-                .into_iter()
-                .zip(0u16..)
-                .zip(&sent)
-                .map(|((socket, stream), sent)| {
-                    scope.spawn(move || {
-                        let failed =
-                            |error| Flaw { stream: Some(stream), what: format!("sending failed: {error}") };
-                        send(pattern, stream, (extent, sent), socket, to).map_err(failed)
-                    })
+    let flaws = thread::scope(|scope| {
+        let sending: Vec<ScopedJoinHandle<'_, Result<(), Flaw>>> = senders
+            .into_iter()
+            .zip(0u16..)
+            .zip(&sent)
+            .map(|((socket, stream), sent)| {
+                scope.spawn(move || {
+                    let failed = |error| Flaw {
+                        stream: Some(stream),
+                        what: format!("sending failed: {}", cause(&error)),
+                    };
+                    send(pattern, stream, (extent, sent), socket, to).map_err(failed)
                 })
-                .collect();
-            let mut flaws = Vec::new();
-            let mut receiving: Vec<ScopedJoinHandle<'_, Result<u16, Flaw>>> = Vec::new();
-            // A sender that gives up ends its connection, or has never had one.
-            for accepted in 0..count {
-                match accept(listener) {
-                    Ok(stream) => receiving.push(scope.spawn(|| receive(pattern, &sent, stream))),
-                    Err(error) => {
-                        let what = format!("no further connection came after {accepted} of {count}: {error}");
-                        flaws.push(Flaw { stream: None, what });
-                        break;
-                    }
+            })
+            .collect();
+        let mut flaws = Vec::new();
+        let mut receiving: Vec<ScopedJoinHandle<'_, Result<u16, Flaw>>> = Vec::new();
+        // A sender that gives up ends its connection, or has never had one.
+        for accepted in 0..count {
+            match accept(listener) {
+                Ok(stream) => receiving.push(scope.spawn(|| receive(pattern, &sent, stream))),
+                Err(error) => {
+                    let what =
+                        format!("no further connection came after {accepted} of {count}: {}", cause(&error));
+                    flaws.push(Flaw { stream: None, what });
+                    break;
                 }
             }
-            let mut seen = vec![0u32; count];
-            for receiver in receiving {
-                match joined(receiver) {
-                    Ok(stream) => seen.get_mut(usize::from(stream)).map_or((), |times| *times += 1),
-                    Err(flaw) => flaws.push(flaw),
-                }
+        }
+        let mut seen = vec![0u32; count];
+        for receiver in receiving {
+            match joined(receiver) {
+                Ok(stream) => seen.get_mut(usize::from(stream)).map_or((), |times| *times += 1),
+                Err(flaw) => flaws.push(flaw),
             }
-            flaws.extend(sending.into_iter().filter_map(|sender| joined(sender).err()));
-            let again = seen.iter().zip(0u16..).filter(|(times, _)| **times > 1);
-            flaws.extend(again.map(|(times, stream)| Flaw {
+        }
+        flaws.extend(sending.into_iter().filter_map(|sender| joined(sender).err()));
+        let again = seen.iter().zip(0u16..).filter(|(times, _)| **times > 1);
+        flaws.extend(
+            again.map(|(times, stream)| Flaw {
                 stream: Some(stream),
                 what: format!("it arrived {times} times"),
-            }));
-            flaws
-        });
+            }),
+        );
+        flaws
+    });
     shortfall(flaws, count, to.port())
 }
 
@@ -142,7 +146,7 @@ fn send(
 fn receive(pattern: &Pattern, sent: &[AtomicU64], mut socket: impl Read) -> Result<u16, Flaw> {
     let mut number = [0; 2];
     socket.read_exact(&mut number).map_err(|error| {
-        let what = format!("a connection ended before it said which stream it is: {error}");
+        let what = format!("a connection ended before it said which stream it is: {}", cause(&error));
         Flaw { stream: None, what }
     })?;
     let stream = u16::from_be_bytes(number);
@@ -153,7 +157,7 @@ fn receive(pattern: &Pattern, sent: &[AtomicU64], mut socket: impl Read) -> Resu
             Ok(0) => break String::new(),
             Ok(length) => buffer.get(..length).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => break format!(", then receiving failed: {error}"),
+            Err(error) => break format!(", then receiving failed: {}", cause(&error)),
         };
         if let Some(altered) = pattern.difference(stream, received, part) {
             first.get_or_insert(received + altered.first as u64);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::ledger::Ledger;
 use super::pattern::Pattern;
 use super::shortfall::{Shortfall, named};
-use super::{PATIENCE, joined};
+use super::{PATIENCE, cause, joined};
 
 /// UDP datagrams under way at a time, which any queue on the way has room for.
 pub(super) const WINDOW: u32 = 64;
@@ -79,10 +79,10 @@ pub(super) fn carry(
     let failed = |what: String| Shortfall { what, details: Vec::new() };
     let mut shortfall = match received {
         Ok((ledger, waited)) => ledger.shortfall(&sent.counts, to.port(), waited),
-        Err(error) => Some(failed(format!("receiving failed: {error}"))),
+        Err(error) => Some(failed(format!("receiving failed: {}", cause(&error)))),
     };
     if let Some((stream, error)) = sent.failed {
-        let what = format!("sending {} failed: {error}", named(stream, to.port()));
+        let what = format!("sending {} failed: {}", named(stream, to.port()), cause(&error));
         shortfall.get_or_insert_with(|| failed("not all was sent".to_owned())).details.push(what);
     }
     shortfall
