@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{CompactionOptions, GetOptions, PutOptions};
 use ipnet::Ipv4Net;
@@ -15,8 +15,6 @@ use crate::wait;
 
 /// For an election, which takes etcd one to two seconds.
 const LED_WITHIN: Duration = Duration::from_secs(5);
-/// From one attempt to the next during one.
-const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// For an answer that a report can do without.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// From a change in etcd to its effect in every daemon.
@@ -104,18 +102,16 @@ impl Lab {
     /// # Errors
     /// When etcd does not answer.
     pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
-        let mut client = self.client().await?;
-        let start = Instant::now();
-        let found = loop {
+        let client = self.client().await?;
+        let found = wait::until("etcd to list the leases", LED_WITHIN, async || {
             let options = GetOptions::new().with_prefix();
-            match client.get(format!("{PREFIX}/subnets/"), Some(options)).await {
+            match client.clone().get(format!("{PREFIX}/subnets/"), Some(options)).await {
                 // Its members are choosing another leader: busy disks make them.
-                Err(error) if is_unavailable(&error) && start.elapsed() < LED_WITHIN => {
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-                found => break found.map_err(registry("listing the leases"))?,
+                Err(error) if is_unavailable(&error) => Err(error.to_string()),
+                found => Ok(found),
             }
-        };
+        });
+        let found = found.await?.map_err(registry("listing the leases"))?;
         let lease = |pair: &etcd_client::KeyValue| Lease {
             key: String::from_utf8_lossy(pair.key()).into_owned(),
             value: String::from_utf8_lossy(pair.value()).into_owned(),
