@@ -219,35 +219,42 @@ async fn judge(
         report::discard(on_failure.reports);
         return Verdict::Unfit(error.to_string());
     }
-    let mut expected = None;
-    let mut pending = None;
     let sound = findings.is_empty();
-    match error {
-        // What was seen until then is no new truth to be reviewed.
-        Some(_) => {}
+    let comparison = match &error {
+        // What was seen until then is no new truth to be reviewed, and may tell what led there.
+        Some(_) if overlay == RELAY => {
+            let comparison = snapshot::compare_so_far(case, runner.text());
+            if matches!(comparison, Comparison::Differs { .. }) {
+                findings.push("what was seen until then differs from its snapshot".to_owned());
+            }
+            comparison
+        }
+        Some(_) => Comparison::Same,
         // Snapshots are relay's: what another does is none to be reviewed.
-        None if overlay != RELAY => findings.extend(snapshot::contrast(case, runner.text(), overlay)),
-        None => match snapshot::compare(case, runner.text(), sound) {
-            Comparison::Same => {}
-            Comparison::New { pending: path } => {
-                findings.push(format!("it has no snapshot yet{}", review(path.as_deref(), sound)));
-                pending = path;
-            }
-            Comparison::Differs { expected: text, pending: path } => {
-                findings.push(format!("it differs from its snapshot{}", review(path.as_deref(), sound)));
-                expected = Some(text);
-                pending = path;
-            }
-        },
-    }
+        None if overlay != RELAY => {
+            findings.extend(snapshot::contrast(case, runner.text(), overlay));
+            Comparison::Same
+        }
+        None => {
+            let comparison = snapshot::compare(case, runner.text(), sound);
+            let told = match &comparison {
+                Comparison::Same => None,
+                Comparison::New { pending } => Some(("it has no snapshot yet", pending)),
+                Comparison::Differs { pending, .. } => Some(("it differs from its snapshot", pending)),
+            };
+            findings
+                .extend(told.map(|(what, pending)| format!("{what}{}", review(pending.as_deref(), sound))));
+            comparison
+        }
+    };
     if findings.is_empty() {
         if !on_failure.keep_report {
             report::discard(on_failure.reports);
         }
         return Verdict::Passed;
     }
-    let report = report::write(runner, case, &findings, expected.as_deref(), pending, on_failure.reports);
-    let report = report.await;
+    let ended_early = error.is_some();
+    let report = report::write(runner, case, &findings, &comparison, ended_early, on_failure.reports).await;
     if sound && overlay != RELAY { Verdict::Differs(report) } else { Verdict::Failed(report) }
 }
 

@@ -2,26 +2,33 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::capture::pcapng;
 use crate::flow;
 use crate::owner;
 use crate::run::{Runner, heading};
+use crate::snapshot::Comparison;
 use crate::suite::Case;
 
 mod nodes;
 mod trouble;
 
-/// Writes the report's files to `directory` while the lab still runs, and returns what is to be said at once.
+/// Writes the report's files to `directory` while the lab still runs, and returns what is to be said at once. `comparison` is
+/// of the case's text with its snapshot, or of as much of both as there is of a case that `ended_early`.
 pub async fn write(
     runner: &mut Runner<'_>,
     case: &Case,
     findings: &[String],
-    expected: Option<&str>,
-    pending: Option<PathBuf>,
+    comparison: &Comparison,
+    ended_early: bool,
     directory: &Path,
 ) -> String {
+    let (is_new, expected, pending) = match comparison {
+        Comparison::Same => (false, None, None),
+        Comparison::New { pending } => (true, None, pending.as_deref()),
+        Comparison::Differs { expected, pending } => (false, Some(expected.as_str()), pending.as_deref()),
+    };
     let mut text = format!("{}\n\n", case.about);
     for finding in findings {
         let _ = writeln!(text, "{finding}\n");
@@ -38,8 +45,8 @@ pub async fn write(
         let _ = writeln!(text, "first difference{place}\n  {}", indent(&differences.to_string()));
     }
     let nodes = nodes::describe(runner).await;
-    let is_new = expected.is_none() && pending.is_some();
-    if is_new {
+    // Nobody has seen it yet.
+    if is_new && !actual.is_empty() {
         let _ = writeln!(text, "{}\n", actual.trim_end());
     }
     let logs = logs(runner);
@@ -61,6 +68,9 @@ pub async fn write(
     files.push(("report.txt".to_owned(), text.clone()));
     match save(runner, directory, files) {
         Ok(()) => {
+            if ended_early && !runner.text().is_empty() {
+                let _ = writeln!(text, "seen so far {}", directory.join("actual.txt").display());
+            }
             let _ = writeln!(text, "report      {}", directory.display());
             let _ = writeln!(text, "recording   {}", directory.join("recording.pcapng").display());
         }

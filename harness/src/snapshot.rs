@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use similar::TextDiff;
 
+use crate::flow;
 use crate::owner;
 use crate::suite::{Case, Found};
 
@@ -104,6 +105,31 @@ pub fn compare(case: &Case, text: &str, sound: bool) -> Comparison {
         Some(expected) => Comparison::Differs { expected, pending },
         None => Comparison::New { pending },
     }
+}
+
+/// Compares the text of a case that did not come to its end with its snapshot, as far as both go: steps may be new. Nothing
+/// is written.
+pub fn compare_so_far(case: &Case, text: &str) -> Comparison {
+    let Some(expected) = read(&case.path.with_extension("snap")) else {
+        return Comparison::New { pending: None };
+    };
+    let lines = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    let both = lines(&expected).min(lines(text));
+    let expected = first_lines(&expected, both);
+    match flow::first_difference(&expected, &first_lines(text, both)) {
+        Some(_) => Comparison::Differs { expected, pending: None },
+        None => Comparison::Same,
+    }
+}
+
+/// As much of a text as has so many lines that are not blank.
+fn first_lines(text: &str, mut count: usize) -> String {
+    let first = text.lines().take_while(|line| {
+        let is_within = count > 0;
+        count -= usize::from(is_within && !line.trim().is_empty());
+        is_within
+    });
+    first.collect::<Vec<_>>().join("\n")
 }
 
 /// What the text of a case with another overlay than relay has otherwise than the case's snapshot, which is relay's; none

@@ -441,8 +441,10 @@ impl Runner<'_> {
         let done = Box::pin(self.step(step)).await;
         self.within = None;
         block.patience.set(self.answered_within());
+        // What it has said of a step that could not be done belongs below no other branch's.
+        let text = self.text.split_off(start);
         done?;
-        Ok(self.text.split_off(start))
+        Ok(text)
     }
 }
 
