@@ -14,6 +14,7 @@ use crate::snapshot;
 use crate::suite::{self, Case, Found};
 
 mod bench;
+mod interrupt;
 mod parts;
 mod record;
 mod run;

@@ -88,6 +88,21 @@ impl Workshop {
         let drop_reasons = if sandbox.rootless() { None } else { watch_drops() };
         Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new(), drop_reasons })
     }
+
+    /// The same, with these kernel settings for every host.
+    ///
+    /// # Errors
+    /// When a host's kernel does not have one, or does not take its value.
+    pub fn with_settings(self, settings: Vec<(String, String)>) -> Result<Self, WorkshopError> {
+        if !settings.is_empty() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let host = Host::create("every-host", &self.sandbox.dir().join("every-host")).await?;
+                settings.iter().try_for_each(|(key, value)| host.set(key, value))
+            })?;
+        }
+        Ok(Self { settings, ..self })
+    }
 }
 
 fn watch_drops() -> Option<Arc<DropReasons>> {
@@ -118,6 +133,9 @@ pub enum WorkshopError {
     /// There is no event loop.
     #[error("starting the event loop: {0}")]
     Runtime(#[from] std::io::Error),
+    /// A host cannot be as it was asked for.
+    #[error(transparent)]
+    Host(#[from] host::Error),
 }
 
 /// A running lab. Dropping it ends its processes and removes its namespaces.

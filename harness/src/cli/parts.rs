@@ -11,7 +11,7 @@ use crate::etcd;
 use crate::lab::Workshop;
 use crate::overlay::Overlay;
 use crate::overlay::plain::Plain;
-use crate::overlay::relay::{Relay, of_one};
+use crate::overlay::relay::{Asked, Relay, of_one};
 use crate::overlay::vxlan::Vxlan;
 use crate::suite;
 
@@ -99,14 +99,39 @@ impl Choice {
 impl Parts {
     /// Enters the sandbox and puts the parts together, with relay on the nodes.
     pub(super) fn workshop(&self) -> Result<Workshop, Usage> {
-        let relay = Relay::new(self.program()?).with_flags(self.relay_flags.clone());
+        let program = self.program()?;
+        self.ask(&program)?;
+        let relay = Relay::new(program).with_flags(self.relay_flags.clone());
         self.around(Arc::new(relay))
     }
 
     fn around(&self, overlay: Arc<dyn Overlay>) -> Result<Workshop, Usage> {
-        let mut workshop = Workshop::new(overlay, self.etcd)?;
-        workshop.settings.clone_from(&self.settings);
-        Ok(workshop)
+        Ok(Workshop::new(overlay, self.etcd)?.with_settings(self.settings.clone())?)
+    }
+
+    /// Asks relay about the flags that it is to be started with, so that a mistake in them is told once, and not by every case.
+    fn ask(&self, program: &Path) -> Result<(), Usage> {
+        if self.relay_flags.is_empty() {
+            return Ok(());
+        }
+        // One of before there was such a question tells when it is started.
+        let Ok(mut asked) = Asked::new(program.to_owned()) else { return Ok(()) };
+        let nodes = self.flagged_nodes().map(Some).chain([None]);
+        for node in nodes {
+            let flags = self.relay_flags.iter().map(|flag| of_one(flag));
+            let flags: Vec<&str> =
+                flags.filter(|(only, _)| only.is_none() || *only == node).map(|(_, flag)| flag).collect();
+            if let Some(why) = asked.refuses_flags(&flags)? {
+                let whose = node.map_or_else(String::new, |node| format!(" of {node}"));
+                return Err(Usage(format!("relay refuses the flags{whose} `{}`: {why}", flags.join(" "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes that have a flag of their own.
+    pub(super) fn flagged_nodes(&self) -> impl Iterator<Item = &str> {
+        self.relay_flags.iter().filter_map(|flag| of_one(flag).0)
     }
 
     /// The relay program.
@@ -143,5 +168,10 @@ fn in_path(name: &str) -> Option<PathBuf> {
 
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it is no KEY=VALUE")?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
+    let (key, value) = (key.trim(), value.trim());
+    // Others are the machine's.
+    if !["net.", "net/"].iter().any(|below| key.starts_with(below)) {
+        return Err("a host of a lab has settings of its own below net. alone".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }

@@ -57,7 +57,8 @@ pub(super) fn record(record: &Record) -> Result<u8, Usage> {
         return Err(Usage(format!("{} is there already; --force writes over it", path.display())));
     }
     // Before it is written anywhere: what is wrong leaves nothing behind.
-    Case::from_octets(path, text.clone().into()).map_err(|error| Usage(case::render(&error)))?;
+    Case::from_octets(path, text.clone().into())
+        .map_err(|error| Usage(format!("these words make no case:\n\n{}", case::render(&error))))?;
     snapshot::accept();
     let workshop = record.choice.workshop(&record.parts)?;
     let directory = Reaper::get()?.directory()?;

@@ -2,20 +2,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use owo_colors::{OwoColorize, Stream};
 
-use super::{FAILED, Run, SUCCESS, Usage, discover, say, say_part, timings};
+use super::{FAILED, Run, SUCCESS, Usage, discover, interrupt, say, say_part, timings};
 use crate::case::{self, Event, OnFailure, Outcome, Verdict};
 use crate::flow;
 use crate::lab::Workshop;
-use crate::suite::Found;
+use crate::suite::{Case, Found};
 
 /// What `run` prints while cases run, by one thread at a time.
 struct Screen {
+    /// The cases that have ended, of all rounds.
+    ended: Vec<Ended>,
+    /// Whether all has been told.
+    summed_up: bool,
     /// What each running case is doing, if somebody looks.
     doing: BTreeMap<String, String>,
     interactive: bool,
@@ -25,10 +29,16 @@ struct Screen {
     verbose: bool,
     /// What a case sees is printed as it sees it: only one runs at a time.
     live: bool,
+    /// Where reports of failures are kept.
+    reports: PathBuf,
+    /// When the first case began.
+    start: Instant,
 }
 
 /// How many of the cases that took longest are named.
 const SLOWEST: usize = 5;
+/// How long another thread may take to print.
+const LOCKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A case that has ended.
 struct Ended {
@@ -40,6 +50,14 @@ struct Ended {
 /// Runs the cases below `run.paths`. The status is 0 only if all passed.
 pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let found = discover(&run.paths)?;
+    for node in run.parts.flagged_nodes() {
+        // What is wrong with one that cannot be read it tells itself.
+        let may_have =
+            |found: &Found| Case::load(&found.path).map_or(true, |case| case.topology.node(node).is_some());
+        if !found.iter().any(may_have) {
+            return Err(Usage(format!("no case that is to be run has a node `{node}` for its --relay-flag")));
+        }
+    }
     let jobs = if run.keep { 1 } else { run.jobs.unwrap_or_else(case::usual_jobs) };
     let jobs = jobs.clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
@@ -49,57 +67,45 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
     let overlay = workshop.overlay.name();
     let on = if run.choice.is_relay() { String::new() } else { format!(" with {overlay}") };
     say!("{count} {cases}{on}, etcd as {} ({})", workshop.etcd, workshop.reason);
-    let start = Instant::now();
     let width = found.iter().map(|found| found.name.len()).max().unwrap_or(0);
-    let screen = Mutex::new(Screen {
+    let screen = Arc::new(Mutex::new(Screen {
+        ended: Vec::new(),
+        summed_up: false,
         doing: BTreeMap::new(),
         interactive: std::io::stdout().is_terminal(),
         drawn: false,
         width,
         verbose: run.verbose,
         live: run.verbose && jobs == 1,
-    });
-    let mut all = Vec::new();
-    let mut texts: BTreeMap<String, String> = BTreeMap::new();
-    let mut varied = Vec::new();
+        reports: failures.clone(),
+        start: Instant::now(),
+    }));
+    tell_when_interrupted(screen.clone())?;
     for round in 0..run.repeat {
         // What an earlier round was about is not taken away by one that passes.
         let on_failure = OnFailure { reports: &failures, keep_report: round > 0, keep_lab: run.keep };
-        let stop = run.fail_fast.then_some(failures.as_path());
-        let ended = run_all(&workshop, &found, on_failure, jobs, &screen, stop);
-        for case in &ended {
-            let first = texts.entry(case.name.clone()).or_insert_with(|| case.outcome.text.clone());
-            if let Some(differences) = flow::differences(first, &case.outcome.text, &[]) {
-                varied.push(format!("{} varied from one run to another\n{differences}", case.name));
-            }
-        }
-        all.extend(ended);
+        run_all(&workshop, &found, on_failure, jobs, &screen, run.fail_fast);
     }
     lock(&screen).clear();
     if run.timings {
-        timings::print(
-            &workshop,
-            &all.iter().map(|case| (case.name.as_str(), case.took)).collect::<Vec<_>>(),
-        )?;
+        let all: Vec<(String, Duration)> =
+            lock(&screen).ended.iter().map(|case| (case.name.clone(), case.took)).collect();
+        timings::print(&workshop, &all)?;
     }
-    for text in &varied {
-        say!("{text}");
-    }
-    Ok(summary(&all, varied.len(), start.elapsed(), &failures))
+    Ok(lock(&screen).summary())
 }
 
-/// Runs every case once, `jobs` at a time. With `stop` the program ends with the first that fails: what is left of the
-/// labs goes with it.
+/// Runs every case once, `jobs` at a time. If one fails and `stop` is set, the program ends: what is left of the labs goes
+/// with it.
 fn run_all(
     workshop: &Workshop,
     found: &[Found],
     on_failure: OnFailure<'_>,
     jobs: usize,
     screen: &Mutex<Screen>,
-    stop: Option<&Path>,
-) -> Vec<Ended> {
+    stop: bool,
+) {
     let queue: Mutex<VecDeque<&Found>> = Mutex::new(found.iter().collect());
-    let ended = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -111,23 +117,40 @@ fn run_all(
                     });
                     let case = Ended { name: found.name.clone(), outcome, took: start.elapsed() };
                     let mut screen = lock(screen);
-                    screen.ended(&case);
-                    if let (Some(reports), Verdict::Failed(_) | Verdict::Invalid(_)) =
-                        (stop, &case.outcome.verdict)
-                    {
-                        screen.clear();
-                        say!("reports: {}\n  {}\nended with the first failure", reports.display(), case.name);
+                    let failed = matches!(case.outcome.verdict, Verdict::Failed(_) | Verdict::Invalid(_));
+                    screen.ended(case);
+                    if failed && stop {
+                        screen.end_early("ended with the first failure");
                         std::process::exit(FAILED.into());
                     }
-                    drop(screen);
-                    lock(&ended).push(case);
                 }
             });
         }
     });
-    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ended.sort_by(|one, other| one.name.cmp(&other.name));
-    ended
+}
+
+/// Has a signal that ends the program tell what is known of the cases by then. Their labs go with it.
+fn tell_when_interrupted(screen: Arc<Mutex<Screen>>) -> std::io::Result<()> {
+    interrupt::end_with(move || {
+        if let Some(mut screen) = lock_soon(&screen) {
+            screen.end_early("interrupted; what still runs is ended");
+            // Held until the end, so that nothing is said of cases that break now.
+            std::mem::forget(screen);
+        }
+    })
+}
+
+/// Locks it, unless somebody keeps it: one who prints where nobody reads.
+fn lock_soon<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    let start = Instant::now();
+    loop {
+        match mutex.try_lock() {
+            Ok(locked) => return Some(locked),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if start.elapsed() > LOCKED_WITHIN => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCKED_WITHIN / 100),
+        }
+    }
 }
 
 impl Screen {
@@ -179,7 +202,8 @@ impl Screen {
         }
     }
 
-    fn ended(&mut self, case: &Ended) {
+    /// Tells how a case ended, and keeps it.
+    fn ended(&mut self, case: Ended) {
         self.clear();
         self.doing.remove(&case.name);
         let word = match &case.outcome.verdict {
@@ -210,8 +234,44 @@ impl Screen {
                 say!("{}", indent(&coloured(why)));
             }
         }
+        self.ended.push(case);
         self.draw();
     }
+
+    /// Prints why not all cases were run, and what came of those that were.
+    fn end_early(&mut self, why: &str) {
+        if self.summed_up {
+            return;
+        }
+        self.clear();
+        say!("{why}");
+        self.summary();
+    }
+
+    /// Prints how it went, and returns the exit status.
+    fn summary(&mut self) -> u8 {
+        self.summed_up = true;
+        // By name, and of each the first round first.
+        self.ended.sort_by(|one, other| one.name.cmp(&other.name));
+        let varied = varied(&self.ended);
+        for text in &varied {
+            say!("{text}");
+        }
+        summary(&self.ended, varied.len(), self.start.elapsed(), &self.reports)
+    }
+}
+
+/// What is to be said of cases whose text is not the same in each round.
+fn varied(all: &[Ended]) -> Vec<String> {
+    let mut texts: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut varied = Vec::new();
+    for case in all {
+        let first = texts.entry(&case.name).or_insert(&case.outcome.text);
+        if let Some(differences) = flow::differences(first, &case.outcome.text, &[]) {
+            varied.push(format!("{} varied from one run to another\n{differences}", case.name));
+        }
+    }
+    varied
 }
 
 /// Ladders and tables in colour, where the terminal has it.

@@ -12,7 +12,7 @@ use crate::topology::Topology;
 const ROUNDS: usize = 10;
 
 /// Prints what a lab of two nodes costs with each kind of etcd, and each case, the slowest first.
-pub(super) fn print(workshop: &Workshop, cases: &[(&str, Duration)]) -> Result<(), Usage> {
+pub(super) fn print(workshop: &Workshop, cases: &[(String, Duration)]) -> Result<(), Usage> {
     say!("\ntwo nodes with a container each, up and down, median of {ROUNDS}");
     let topology = Topology::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
