@@ -2,13 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::Workshop;
 use crate::overlay::relay::RELAY;
 use crate::report;
 use crate::run::{Run, Runner, Timings};
 use crate::snapshot::{self, Comparison};
+use crate::standstill;
 use crate::suite::{self, Case, Found, Step};
 
 /// The steps of a case, all together. Each wait has a deadline of its own; this one is for what nobody thought of.
@@ -27,7 +28,7 @@ pub enum Verdict {
     Unfit(String),
     /// The file does not describe a case: why.
     Invalid(String),
-    /// The recording was incomplete twice, and proves nothing.
+    /// It proves nothing, twice: the recording was incomplete, or the machine stood still. The first line says why.
     Inconclusive(String),
 }
 
@@ -40,8 +41,8 @@ pub struct Outcome {
     pub text: String,
     /// How long its parts took, if it ran to its end.
     pub timings: Option<Timings>,
-    /// Whether it ran a second time because the first recording was incomplete.
-    pub repeated: bool,
+    /// Why it ran a second time, if it did.
+    pub repeated: Option<String>,
 }
 
 /// What is told of a case while it runs.
@@ -103,25 +104,42 @@ pub fn execute(
     let directory = on_failure.reports.join(&found.name);
     let on_failure = OnFailure { reports: &directory, ..on_failure };
     let mut once = || {
+        let began = Instant::now();
         let attempt = AssertUnwindSafe(|| runtime.block_on(attempt(workshop, &case, on_failure, &mut tell)));
         // insta panics where it cannot write, as on a full disk: that is this case's failure and no other's.
         catch_unwind(attempt).unwrap_or_else(|panic| {
             let why = panic.downcast_ref::<String>().map(String::as_str);
             let why = why.or(panic.downcast_ref::<&str>().copied()).unwrap_or("its message is no text");
-            Outcome::without_run(Verdict::Failed(format!("the harness panicked: {why}")))
+            let failed = Verdict::Failed(format!("the harness panicked: {why}"));
+            Outcome::without_run(failed.unless_it_stood_still(began))
         })
     };
     let mut outcome = once();
-    if matches!(outcome.verdict, Verdict::Inconclusive(_)) {
-        outcome = once();
-        outcome.repeated = true;
+    if let Verdict::Inconclusive(why) = &outcome.verdict {
+        // The next attempt takes its report away.
+        tracing::warn!(case = found.name, "run again: {why}");
+        let why = why.lines().next().unwrap_or_default().to_owned();
+        outcome = Outcome { repeated: Some(why), ..once() };
     }
     outcome
 }
 
+impl Verdict {
+    /// That a case fails proves nothing if the machine has stood still since it began: deadlines and leases go on.
+    fn unless_it_stood_still(self, began: Instant) -> Self {
+        match (standstill::longest_since(began), self) {
+            (Some(stood), Self::Failed(why) | Self::Differs(why)) => Self::Inconclusive(format!(
+                "this machine stood still for {:.1} s\n\n{why}",
+                stood.as_secs_f64()
+            )),
+            (_, verdict) => verdict,
+        }
+    }
+}
+
 impl Outcome {
     fn without_run(verdict: Verdict) -> Self {
-        Self { verdict, text: String::new(), timings: None, repeated: false }
+        Self { verdict, text: String::new(), timings: None, repeated: None }
     }
 }
 
@@ -132,10 +150,13 @@ async fn attempt(
     tell: &mut impl FnMut(Event<'_>),
 ) -> Outcome {
     tell(Event::Building);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut runner = match Runner::wire(workshop, case).await {
         Ok(runner) => runner,
-        Err(error) => return Outcome::without_run(Verdict::Failed(error.to_string())),
+        Err(error) => {
+            let failed = Verdict::Failed(error.to_string());
+            return Outcome::without_run(failed.unless_it_stood_still(start));
+        }
     };
     let started = runner.start().await;
     let build = start.elapsed();
@@ -145,7 +166,9 @@ async fn attempt(
     };
     let steps = start.elapsed().saturating_sub(build);
     let overlay = workshop.overlay.name();
-    let mut verdict = judge(&mut runner, case, overlay, done.err(), on_failure).await;
+    let verdict = judge(&mut runner, case, overlay, done.err(), on_failure).await;
+    // Before anybody looks at a lab that is kept, for as long as that takes.
+    let mut verdict = verdict.unless_it_stood_still(start);
     if on_failure.keep_lab
         && let Verdict::Failed(report) = &verdict
     {
@@ -156,16 +179,17 @@ async fn attempt(
             tracing::warn!("standard input cannot be read: the lab is not kept");
         }
     }
+    let ending = Instant::now();
     let Run { text, timings, leaks, .. } = runner.end(build, steps).await;
     if !leaks.is_empty() {
         let left = format!("the case left behind:\n  {}", leaks.join("\n  "));
         verdict = match verdict {
-            Verdict::Passed => Verdict::Failed(left),
+            Verdict::Passed => Verdict::Failed(left).unless_it_stood_still(ending),
             Verdict::Failed(why) => Verdict::Failed(format!("{}\n\n{left}", why.trim_end())),
             other => other,
         };
     }
-    Outcome { verdict, text, timings: Some(timings), repeated: false }
+    Outcome { verdict, text, timings: Some(timings), repeated: None }
 }
 
 /// Does a case's steps, telling of each.

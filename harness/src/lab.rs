@@ -23,6 +23,7 @@ use crate::etcd;
 use crate::overlay::{self, Attachment, Daemon, Overlay};
 use crate::reaper::{self, Reaper};
 use crate::sandbox::{self, Sandbox};
+use crate::standstill;
 use crate::topology::{Node, Topology};
 use crate::wait::TimedOut;
 
@@ -85,6 +86,7 @@ impl Workshop {
         Reaper::get()?.guard(&sandbox)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (etcd, reason) = runtime.block_on(etcd.settle())?;
+        standstill::watch()?;
         let drop_reasons = if sandbox.rootless() { None } else { watch_drops() };
         Ok(Self { sandbox, overlay, etcd, reason, recorded: true, settings: Vec::new(), drop_reasons })
     }
@@ -131,7 +133,7 @@ pub enum WorkshopError {
     #[error(transparent)]
     Etcd(#[from] etcd::Error),
     /// There is no event loop.
-    #[error("starting the event loop: {0}")]
+    #[error("starting the event loop, or a thread: {0}")]
     Runtime(#[from] std::io::Error),
     /// A host cannot be as it was asked for.
     #[error(transparent)]

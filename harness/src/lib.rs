@@ -20,6 +20,7 @@ pub mod run;
 pub mod sandbox;
 pub mod snapshot;
 mod socket;
+mod standstill;
 pub mod suite;
 pub mod topology;
 pub mod wait;

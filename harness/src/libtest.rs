@@ -61,6 +61,9 @@ fn trial(found: Found, workshop: Option<Arc<Workshop>>, failures: PathBuf) -> Tr
         let workshop = workshop.ok_or_else(|| Failed::from("a listed test does not run"))?;
         let on_failure = OnFailure { reports: &failures, keep_report: false, keep_lab: false };
         let outcome = case::execute(&workshop, &found, on_failure, |_| {});
+        if let Some(why) = &outcome.repeated {
+            eprintln!("{} ran again: {why}", found.name);
+        }
         match outcome.verdict {
             Verdict::Passed => Ok(()),
             Verdict::Failed(why) | Verdict::Differs(why) | Verdict::Unfit(why) | Verdict::Invalid(why) => {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::standstill;
+
 /// The first pause between two looks; it doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_micros(500);
 /// The longest pause between two looks.
@@ -37,17 +39,21 @@ pub async fn until<T>(
     mut look: impl AsyncFnMut() -> Result<T, String>,
 ) -> Result<T, TimedOut> {
     let start = Instant::now();
+    let mut stood = Duration::ZERO;
     let mut pause = MIN_PAUSE;
     loop {
         let last = match look().await {
             Ok(value) => return Ok(value),
             Err(seen) => seen,
         };
-        if start.elapsed() >= deadline {
+        if start.elapsed().saturating_sub(stood) >= deadline {
             let last = (!last.is_empty()).then_some(last);
             return Err(TimedOut { awaited: awaited.to_owned(), deadline, last });
         }
+        let paused = Instant::now();
         tokio::time::sleep(pause).await;
+        // Nobody could do anything while the machine stood still.
+        stood += standstill::longest_since(paused).unwrap_or_default().min(paused.elapsed());
         pause = (pause * 2).min(MAX_PAUSE);
     }
 }

@@ -112,3 +112,25 @@ fn what_is_known_is_told_when_a_signal_ends_it() {
     assert_eq!(status.code(), Some(128 + 15), "{text}");
     assert!(text.contains("interrupted") && text.contains("1 passed, 0 failed"), "{text}");
 }
+
+#[test]
+fn a_case_that_fails_while_the_machine_stands_still_is_run_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let begun = directory.path().join("begun");
+    let command_line = format!("bash -c 'touch {}; sleep 0.5'", begun.display());
+    let exec = format!("{{ exec = {{ host = 'a', command = \"{command_line}\" }} }}");
+    let steps = format!("steps = [{{ expect = {{ within-ms = 3000, steps = [{exec}] }} }}]");
+    fs::write(directory.path().join("case.toml"), format!("about = 'x'\n{steps}")).expect("a suite file");
+    let harness = command(directory.path(), &["case.toml"]).stdout(Stdio::piped()).spawn();
+    let harness = harness.expect("harness starts");
+    let pid = Pid::from_raw(harness.id().try_into().expect("a pid"));
+    while !begun.exists() {
+        assert!(kill(pid, None).is_ok(), "harness has ended");
+    }
+    kill(pid, Signal::SIGSTOP).expect("SIGSTOP");
+    std::thread::sleep(std::time::Duration::from_millis(3500));
+    kill(pid, Signal::SIGCONT).expect("SIGCONT");
+    let output = harness.wait_with_output().expect("harness is waited for");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("ran again: this machine stood still for "), "{text}");
+}

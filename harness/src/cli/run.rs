@@ -218,8 +218,8 @@ impl Screen {
                 "INCONCLUSIVE".if_supports_color(Stream::Stdout, |text| text.yellow()).to_string()
             }
         };
-        let again =
-            if case.outcome.repeated { "  (ran again: the first recording was incomplete)" } else { "" };
+        let again = case.outcome.repeated.as_ref().map(|why| format!("  (ran again: {why})"));
+        let again = again.unwrap_or_default();
         say!("{:<width$}  {word}  {:.2} s{again}", case.name, case.took.as_secs_f64(), width = self.width);
         if self.verbose && !self.live && !case.outcome.text.is_empty() {
             say!("{}", indent(&coloured(&case.outcome.text)));

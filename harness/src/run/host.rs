@@ -46,7 +46,7 @@ impl Runner<'_> {
         let mut last = None;
         wait::until(&awaited, within, async || {
             let left = within.saturating_sub(start.elapsed()).max(SHORTEST_TRY);
-            let output = match (host.exec(&words, left).await, last.take()) {
+            let output = match (host.exec(&words, left).await, last.clone()) {
                 (Ok(output), _) => output,
                 // The last of several tries was cut short: what the one before it printed says more.
                 (Err(_), Some(said)) if start.elapsed() >= within => return Err(said),
