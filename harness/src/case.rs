@@ -175,8 +175,8 @@ async fn attempt(
         let lab = format!("{}\n{}", runner.lab.drawing(), runner.lab.ways_in());
         tell(Event::Kept { report, lab: &lab });
         let line = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-        if !matches!(line.await, Ok(Ok(_))) {
-            tracing::warn!("standard input cannot be read: the lab is not kept");
+        if !matches!(line.await, Ok(Ok(1..))) {
+            tracing::warn!("standard input is at its end: the lab is not kept");
         }
     }
     let ending = Instant::now();
@@ -284,8 +284,8 @@ async fn judge(
 
 fn review(pending: Option<&Path>, sound: bool) -> String {
     match pending {
+        _ if !sound => "; what is seen in a case that fails is not accepted".to_owned(),
         Some(_) => "; look at the new text with `cargo insta review`".to_owned(),
-        None if !sound => "; what is seen in a case that fails is not accepted".to_owned(),
         None => String::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -103,7 +104,7 @@ struct Run {
     choice: Choice,
     /// Cases that run at once [default: three for each core]
     #[arg(long, short)]
-    jobs: Option<usize>,
+    jobs: Option<NonZero<usize>>,
     /// Print what each case sees, with `--jobs 1` as it sees it
     #[arg(long, short)]
     verbose: bool,

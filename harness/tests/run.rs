@@ -110,7 +110,9 @@ fn what_is_known_is_told_when_a_signal_ends_it() {
     let status = harness.wait().expect("harness is waited for");
     output.read_to_string(&mut text).expect("lines");
     assert_eq!(status.code(), Some(128 + 15), "{text}");
-    assert!(text.contains("interrupted") && text.contains("1 passed, 0 failed"), "{text}");
+    let waiting = "  not finished: 2, step 2/2 exec a: sleep 50";
+    assert!(text.contains("interrupted") && text.contains(waiting), "{text}");
+    assert!(text.contains("1 passed, 0 failed"), "{text}");
 }
 
 #[test]

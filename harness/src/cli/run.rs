@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ pub(super) fn run(run: &Run) -> Result<u8, Usage> {
             return Err(Usage(format!("no case that is to be run has a node `{node}` for its --relay-flag")));
         }
     }
-    let jobs = if run.keep { 1 } else { run.jobs.unwrap_or_else(case::usual_jobs) };
+    let jobs = if run.keep { 1 } else { run.jobs.map_or_else(case::usual_jobs, NonZero::get) };
     let jobs = jobs.clamp(1, found.len().max(1));
     let failures = run.failures.clone().unwrap_or_else(case::failures_directory);
     let workshop = run.choice.workshop(&run.parts)?;
@@ -133,7 +134,7 @@ fn run_all(
 fn tell_when_interrupted(screen: Arc<Mutex<Screen>>) -> std::io::Result<()> {
     interrupt::end_with(move || {
         if let Some(mut screen) = lock_soon(&screen) {
-            screen.end_early("interrupted; what still runs is ended");
+            screen.end_early("interrupted");
             // Held until the end, so that nothing is said of cases that break now.
             std::mem::forget(screen);
         }
@@ -174,6 +175,7 @@ impl Screen {
                 self.clear();
                 say!("{name}\n{}", indent(&coloured(report)));
                 say!("{lab}Enter ends the lab and goes on; Ctrl-C ends all.");
+                self.doing.insert(name.to_owned(), "FAILED, and its lab was kept".to_owned());
                 return;
             }
             Event::Step { number, of, step } => format!("step {number}/{of} {}", step.title()),
@@ -245,6 +247,9 @@ impl Screen {
         }
         self.clear();
         say!("{why}");
+        for (name, doing) in &self.doing {
+            say!("  not finished: {name}, {doing}");
+        }
         self.summary();
     }
 
