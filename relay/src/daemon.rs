@@ -234,6 +234,7 @@ async fn start_and_watch<R: Registry>(
         stats: Arc::clone(&sources.follow),
     };
     tasks.spawn(follower.run());
+
     live.env.write(&live.subnet_file)?;
     tracing::info!(path = %live.subnet_file.display(), "subnet file written");
     // Before that every packet would be refused; on a restart they wait in the queues of the device and the socket.

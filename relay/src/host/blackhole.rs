@@ -15,7 +15,7 @@ use rtnetlink::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
     },
 };
-use tokio::time::interval;
+use tokio::time::sleep;
 
 const METRIC: u32 = u32::MAX;
 
@@ -101,11 +101,10 @@ pub async fn set(netlink: &Handle, subnet: Ipv4Net) {
     }
 }
 
-/// Adds the route again whenever it is gone, until the future is dropped.
+/// Adds the route again, which was [`set`], whenever it is gone, until the future is dropped.
 pub async fn keep(netlink: Handle, subnet: Ipv4Net, every: Duration) {
-    let mut ticks = interval(every);
     loop {
-        ticks.tick().await;
+        sleep(every).await;
         set(&netlink, subnet).await;
     }
 }
