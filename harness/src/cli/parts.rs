@@ -11,7 +11,7 @@ use crate::etcd;
 use crate::lab::Workshop;
 use crate::overlay::Overlay;
 use crate::overlay::plain::Plain;
-use crate::overlay::relay::{Asked, Relay, of_one};
+use crate::overlay::relay::{Asked, Relay, flags_of, of_one};
 use crate::overlay::vxlan::Vxlan;
 use crate::suite;
 
@@ -118,9 +118,7 @@ impl Parts {
         let Ok(mut asked) = Asked::new(program.to_owned()) else { return Ok(()) };
         let nodes = self.flagged_nodes().map(Some).chain([None]);
         for node in nodes {
-            let flags = self.relay_flags.iter().map(|flag| of_one(flag));
-            let flags: Vec<&str> =
-                flags.filter(|(only, _)| only.is_none() || *only == node).map(|(_, flag)| flag).collect();
+            let flags: Vec<&str> = flags_of(&self.relay_flags, node).collect();
             if let Some(why) = asked.refuses_flags(&flags)? {
                 let whose = node.map_or_else(String::new, |node| format!(" of {node}"));
                 return Err(Usage(format!("relay refuses the flags{whose} `{}`: {why}", flags.join(" "))));

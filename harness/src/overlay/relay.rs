@@ -63,12 +63,15 @@ impl Relay {
     }
 
     /// The flags that a node's daemon is started with.
-    fn flags_of(&self, node: &str) -> impl Iterator<Item = &str> {
-        self.flags.iter().map(|flag| of_one(flag)).filter_map(move |(only, flag)| match only {
-            Some(only) => (only == node).then_some(flag),
-            None => Some(flag),
-        })
+    fn flags_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a str> {
+        flags_of(&self.flags, Some(node))
     }
+}
+
+/// Those among `flags` that a node's daemon is started with; without a node, that any is.
+pub fn flags_of<'a>(flags: &'a [String], node: Option<&'a str>) -> impl Iterator<Item = &'a str> {
+    let flags = flags.iter().map(|flag| of_one(flag));
+    flags.filter(move |(only, _)| only.is_none() || *only == node).map(|(_, flag)| flag)
 }
 
 /// The node that a flag is for, if for one alone, and the flag: `a:--offload=none`.
