@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod flow;
 pub mod lab;
 pub mod libtest;
+mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod overlay;

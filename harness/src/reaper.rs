@@ -16,7 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -25,6 +25,7 @@ use testcontainers::bollard::errors::Error as Refusal;
 use testcontainers::bollard::query_parameters::RemoveContainerOptionsBuilder;
 use testcontainers::core::client::docker_client_instance;
 
+use crate::lock::lock;
 use crate::sandbox::{MountNamespace, Sandbox};
 
 mod processes;
@@ -148,7 +149,7 @@ impl Reaper {
     pub fn get() -> Result<&'static Self, Error> {
         static REAPER: OnceLock<Reaper> = OnceLock::new();
         static STARTING: Mutex<()> = Mutex::new(());
-        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _starting = lock(&STARTING);
         match REAPER.get() {
             Some(reaper) => Ok(reaper),
             None => {
@@ -267,10 +268,6 @@ impl Pipes {
     fn write(&mut self, order: char, what: &str) -> io::Result<()> {
         self.orders.write_all(format!("{order}{what}\n").as_bytes())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The same, if the process behind `out` greets as a reaper does, within [`GREETS_WITHIN`].

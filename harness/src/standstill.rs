@@ -1,8 +1,10 @@
 //! Whether this machine stood still: a virtual one is paused, or moves to another host, and every deadline passes meanwhile.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 /// How often a thread asks to run.
 const EVERY: Duration = Duration::from_millis(100);
@@ -45,10 +47,6 @@ pub(crate) fn watch() -> std::io::Result<()> {
 /// looked out.
 pub(crate) fn longest_since(began: Instant) -> Option<Duration> {
     lock(TICKS.get()?).longest_since(began, Instant::now())
-}
-
-fn lock(ticks: &Mutex<Ticks>) -> MutexGuard<'_, Ticks> {
-    ticks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ticks {

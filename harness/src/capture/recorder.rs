@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::frame::{Cast, Direction, Frame, Link, Point, Role};
 use super::run;
 use super::socket::{Capture, PacketSocket};
+use crate::lock::lock;
 use crate::netns::{self, Namespace};
 use crate::packet::{Ipv4, Packet};
 
@@ -301,8 +302,4 @@ async fn keep_empty(socket: Arc<AsyncFd<PacketSocket>>, host: Arc<Host>, recordi
         drain(socket.get_ref(), &host, &recording);
         ready.clear_ready();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

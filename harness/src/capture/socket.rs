@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -12,6 +12,7 @@ use super::filter;
 use super::frame::{Cast, Direction, Link};
 use super::ring::Ring;
 use super::slot::{OFFLOAD_HEADER_LEN, Slot};
+use crate::lock::lock;
 use crate::socket::{packet_address, packet_drops, set_option};
 
 /// The largest frame: a 64 KiB super-packet with its link header.
@@ -107,7 +108,7 @@ impl PacketSocket {
     /// # Errors
     /// `ENETDOWN` once after an interface was set down or removed.
     pub fn receive(&self) -> io::Result<Option<Capture>> {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.ring);
         let taken = ring.take(|octets| {
             let slot = Slot::parse(octets);
             let octets = if slot.queued { self.queued(slot.octets)? } else { slot.octets.to_vec() };

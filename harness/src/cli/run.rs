@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use owo_colors::{OwoColorize, Stream};
@@ -13,6 +13,7 @@ use super::{FAILED, Run, SUCCESS, Usage, discover, interrupt, say, say_part, tim
 use crate::case::{self, Event, OnFailure, Outcome, Verdict};
 use crate::flow;
 use crate::lab::Workshop;
+use crate::lock::lock;
 use crate::suite::{Case, Found};
 
 /// What `run` prints while cases run, by one thread at a time.
@@ -339,8 +340,4 @@ fn summary(all: &[Ended], varied: usize, took: Duration, reports: &Path) -> u8 {
 fn terminal_columns() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,6 +17,7 @@ use perf_event::{Builder, Clock, SampleFlag, Sampler, data::Record};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::capture::frame::now;
+use crate::lock::lock;
 
 /// Where the kernel has its tracepoints, the first of them in what may be mounted there.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -91,12 +92,12 @@ impl DropReasons {
 
     /// Takes what has come. A ring that is full takes nothing more.
     pub fn take(&self) {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&self.event);
+        lock(&self.watched).take(&self.event);
     }
 
     /// What was dropped soon after a moment, by the clock that packets are stamped with: a line, or nothing.
     pub fn after(&self, moment: Duration) -> Option<String> {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = lock(&self.watched);
         watched.take(&self.event);
         let since_boot = Duration::try_from(clock_gettime(ClockId::Monotonic)).ok()?;
         // Of the two clocks one goes on from where the machine was started.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::{Error, INTERFACE, Lab, SWITCH};
 use crate::capture::frame::{Point, Role};
+use crate::lock::lock;
 use crate::netns::Namespace;
 use crate::wait;
 
@@ -26,7 +27,7 @@ mod line;
 mod port;
 
 pub(crate) use forwarder::Drop as ShaperDrop;
-use forwarder::{Forwarder, Log, lock};
+use forwarder::{Forwarder, Log};
 pub use line::{Cause, Impairment, Rate};
 use port::Port;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::frame::{self, Parts};
 use super::line::{Cause, Impairment, Line};
 use super::port::Port;
 use crate::capture::frame::{Cast, Direction, Frame, Link, Point};
+use crate::lock::lock;
 
 /// Frames that are taken from one end before the other has its turn.
 const BURST: usize = 64;
@@ -255,8 +256,4 @@ fn carry(shared: &Mutex<Shared>, stopped: &PipeReader) {
             return;
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
